@@ -1,0 +1,59 @@
+"""Score a trained run on a split.
+
+    python evaluate.py                                       # the newest run, on its own data
+    python evaluate.py --run runs/mine --data data/keras_png_slices_data --split validate
+
+Prints the table of scores and writes it to scores_<split>.json in the run folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+from cli import flag, parse_flags, require, run_main
+from dataset import SPLITS, Dataset, load_cohort, load_folder
+from scoring import score_split
+from utils import Progress, Run, load_run, newest_run, read_codes, resolve_device, write_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `evaluate.py`."""
+
+    run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
+    data: str | None = flag(None, "Folder of slices; the data the run was trained on where it is not given.")
+    split: str | None = flag(None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS)
+    out: str | None = flag(None, "File for the scores; scores_<split>.json in the run folder where it is not given.")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+
+def main() -> None:
+    settings = Settings(**parse_flags(Settings, __doc__))
+    folder = Path(settings.run) if settings.run else newest_run()
+    run = load_run(folder, resolve_device(settings.device))
+    data = load_data(settings, run)
+    name = settings.split or data.best_split("test", "validate")[0]
+    require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
+    split = data.splits[name]
+    expected = (run.frame.image_height, run.frame.image_width)
+    require(split.images.shape[1:] == expected, f"{data.title}: slices of {split.images.shape[1]}x{split.images.shape[2]} pixels, "
+                                                f"but the run was trained on {expected[0]}x{expected[1]}")
+    print(f"run {folder}, trained on {run.config['data']['title']}; scoring {name} of {data.title}", flush=True)
+    scores = {name: score_split(run.vqvae, run.prior, split, run.frame, read_codes(folder).get("train"), name)}
+    print(report.table(scores))
+    write_json(Path(settings.out) if settings.out else folder / f"scores_{name}.json", scores)
+    print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
+
+
+def load_data(settings: Settings, run: Run) -> Dataset:
+    """The folder of --data, else the data the run was trained on."""
+    flags = run.config["flags"]
+    root = settings.data or flags["data"]
+    if root is None:
+        return load_cohort(flags["image_size"], settings.cache, Progress)
+    return load_folder(root, settings.cache, flags["image_size"], Progress, settings.split, run.config["data"]["slices_per_subject"])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,221 @@
+"""Every matplotlib picture. Functions take plain arrays and records and write one PNG each.
+
+Slices are `[N, H, W]` floats in 0..1, code maps `[N, h, w]` integers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
+
+CODE_COLOURS = "viridis"  # perceptually even
+TRAIN, VALIDATION, REFERENCE = "#1f77b4", "#d62728", "#7f7f7f"
+DPI = 110
+CELL = 1.15  # inches of one slice in a grid
+
+
+def vqvae_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_codes: int,
+                 validation: str = "validation") -> None:
+    """Curves of the first stage: loss, SSIM, and use of the codebook by epoch.
+
+    Args:
+        records: lines of `metrics.jsonl` of the VQ-VAE.
+        path: of the PNG. title: of the figure. num_codes: K.
+        validation: how to call the scored split in the legend.
+    """
+    epochs = [record["epoch"] for record in records]
+    figure, (loss, similarity, usage) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for name, style in (("loss", "-"), ("reconstruction", "--"), ("commitment", ":")):
+        loss.plot(epochs, [record[name] for record in records], style, color=TRAIN, label=f"train {name}", marker=_marker(epochs))
+    loss.set(title="Training loss", ylabel="loss", yscale="log")
+    for split, colour, label in (("train", TRAIN, "train"), ("validate", VALIDATION, validation)):
+        similarity.plot(epochs, [record[f"{split}_ssim"] for record in records], color=colour, label=label, marker=_marker(epochs))
+        usage.plot(epochs, [record[f"{split}_codes_used"] for record in records], color=colour, label=f"{label}: codes used")
+        usage.plot(epochs, [record[f"{split}_perplexity"] for record in records], "--", color=colour, label=f"{label}: perplexity")
+    similarity.set(title="Reconstruction", ylabel="SSIM, whole slice")
+    usage.axhline(num_codes, color=REFERENCE, linewidth=1, label=f"K = {num_codes}")
+    usage.set(title="Codebook", ylabel="codes", ylim=(0, None))
+    _finish_curves(figure, (loss, similarity, usage), path, title)
+
+
+def prior_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_codes: int,
+                 marginal_bits: float | None = None, validation: str = "validation") -> None:
+    """Curve of the second stage: bits per code by epoch, beside what knowing nothing and knowing only the place would cost.
+
+    Args:
+        records: lines of `metrics.jsonl` of the prior.
+        path, title, num_codes, validation: as in `vqvae_status`.
+        marginal_bits: bits per code of the positional marginal on the validation maps.
+    """
+    epochs = [record["epoch"] for record in records]
+    figure, (bits, rate) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(2, 1))
+    bits.plot(epochs, [record["train_bits"] for record in records], color=TRAIN, label="train", marker=_marker(epochs))
+    bits.plot(epochs, [record["validate_bits"] for record in records], color=VALIDATION, label=validation, marker=_marker(epochs))
+    best = min(records, key=lambda record: record["validate_bits"])
+    bits.plot(best["epoch"], best["validate_bits"], "*", color=VALIDATION, markersize=13, label="kept weights")
+    bits.axhline(np.log2(num_codes), color=REFERENCE, linewidth=1, label=f"uniform, log2 K = {np.log2(num_codes):.2f}")
+    if marginal_bits is not None:
+        bits.axhline(marginal_bits, color=REFERENCE, linestyle="--", linewidth=1, label=f"positional marginal {marginal_bits:.2f}")
+    bits.set(title="Code length under the prior", ylabel="bits per code")
+    rate.plot(epochs, [record["lr"] for record in records], color=REFERENCE, label="learning rate")
+    rate.set(title="Schedule", ylabel="learning rate", ylim=(0, None))
+    _finish_curves(figure, (bits, rate), path, title)
+
+
+def _marker(epochs: Sequence[int]) -> str | None:
+    return "o" if len(epochs) < 5 else None  # a line through one point would be empty
+
+
+def _finish_curves(figure: Figure, axes: Sequence[Axes], path: Path, title: str) -> None:
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def slice_grid(images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None = None, columns: int = 8) -> None:
+    """A grid of gray slices on black, each with its label."""
+    _grid(images, path, title, labels, columns, dict(cmap="gray", vmin=0, vmax=1))
+
+
+def code_grid(codes: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str] | None = None,
+              columns: int = 8) -> None:
+    """A grid of code maps; a code's colour is its rank along the codebook's first principal axis.
+
+    ranks: `[K]` from `code_ranks`, so that similar codes have similar colours.
+    """
+    colours = dict(cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
+    _grid(ranks[codes], path, title, labels, columns, colours, bar="code, ranked along the codebook's first principal axis")
+
+
+def _grid(images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None, columns: int, how: dict[str, Any],
+          bar: str | None = None) -> None:
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    aspect = images.shape[1] / images.shape[2]
+    label_height = 0.17 if labels else 0.0
+    width, height = columns * CELL, rows * (CELL * aspect + label_height)
+    figure, axes = plt.subplots(rows, columns, figsize=(max(width, 4.0), height + 0.35 + (0.45 if bar else 0)),
+                                squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    drawn = None
+    for index, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if index < len(images):
+            drawn = axis.imshow(images[index], **how)
+            if labels:
+                axis.set_title(labels[index], fontsize=6.5, pad=1.5)
+    figure.suptitle(title, fontsize=10)
+    if bar:
+        colour_bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", fraction=0.05, aspect=50, pad=0.01)
+        colour_bar.set_label(bar, fontsize=7)
+        colour_bar.ax.tick_params(labelsize=6)
+    _save(figure, path)
+
+
+def code_ranks(codebook: np.ndarray) -> np.ndarray:
+    """Rank of each code along the first principal axis of the `[K, D]` codebook, `[K]` integers 0..K-1."""
+    centred = codebook - codebook.mean(0)
+    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    axis = axis * np.sign(axis[np.abs(axis).argmax()])  # the sign of a singular vector is arbitrary
+    return (centred @ axis).argsort(kind="stable").argsort(kind="stable")
+
+
+def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: str, columns: Sequence[str]) -> None:
+    """Named rows of slices under common column titles, for comparing what stands above each other.
+
+    rows: (name, `[N, H, W]`) each. columns: N titles.
+    """
+    count, aspect = len(columns), rows[0][1].shape[1] / rows[0][1].shape[2]
+    figure, axes = plt.subplots(len(rows), count, figsize=(count * CELL + 0.5, len(rows) * CELL * aspect + 0.6),
+                                squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for (name, images), line in zip(rows, axes):
+        for image, axis, column in zip(images, line, columns):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if line is axes[0]:
+                axis.set_title(column, fontsize=7, pad=2)
+        line[0].set_ylabel(name, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def codes_beside_slices(codes: np.ndarray, images: np.ndarray, path: Path, title: str, ranks: np.ndarray,
+                        labels: Sequence[str]) -> None:
+    """Code maps and, beside each, the slice it decodes to, two pairs to a row."""
+    pairs = 2
+    rows = -(-len(codes) // pairs)
+    aspect = images.shape[1] / images.shape[2]
+    figure, axes = plt.subplots(rows, 2 * pairs, figsize=(4 * pairs, rows * 2 * aspect + 0.5), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, (code_map, image, label) in enumerate(zip(codes, images, labels)):
+        left, right = axes[index // pairs, 2 * (index % pairs):2 * (index % pairs) + 2]
+        left.imshow(ranks[code_map], cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
+        left.set_title(f"{label}: codes {code_map.shape[0]}x{code_map.shape[1]}", fontsize=8)
+        right.imshow(image, cmap="gray", vmin=0, vmax=1)
+        right.set_title("decoded", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def architecture(path: Path, downsample: int, num_codes: int, code_dim: int, frame: tuple[int, int],
+                 channels: int, layers: int) -> None:
+    """The diagram of both stages, with the shapes of this run. frame: (height, width) that the networks see."""
+    figure, axis = plt.subplots(figsize=(13, 4.6))
+    axis.set(xlim=(0, 13), ylim=(0, 4.6))
+    axis.axis("off")
+    height, width = frame
+    map_shape = f"{height // downsample}x{width // downsample}"
+    boxes = {
+        "slice": (0.1, 3.0, f"slice\n1x{height}x{width}\n(content frame)", "#f0f0f0"),
+        "encoder": (2.3, 3.0, f"encoder\nspace-to-depth,\nresidual blocks, /{downsample}", "#cfe2f3"),
+        "latents": (4.5, 3.0, f"latents\n{code_dim}x{map_shape}", "#f0f0f0"),
+        "quantizer": (6.7, 3.0, f"nearest of\nK = {num_codes} codes\n(EMA codebook)", "#fff2cc"),
+        "decoder": (8.9, 3.0, f"decoder\nresidual blocks,\nsub-pixel, x{downsample}", "#cfe2f3"),
+        "out": (11.1, 3.0, f"reconstruction\n1x{height}x{width}\nL1 + windowed SSIM", "#f0f0f0"),
+        "codes": (6.7, 0.6, f"code map\n{map_shape}\nindices 0..{num_codes - 1}", "#fff2cc"),
+        "prior": (3.4, 0.6, f"gated PixelCNN\n{layers} layers, {channels} channels\np(code | above, left, place)", "#d9ead3"),
+        "position": (0.1, 0.6, "slice position\n0 (lowest) .. 1", "#f0f0f0"),
+        "sampled": (10.0, 0.6, "sampled code map\n-> decoder -> new slice", "#f4cccc"),
+    }
+    sizes = {name: (2.6 if name in ("prior", "sampled") else 1.8, 1.1) for name in boxes}
+    for name, (x, y, text, colour) in boxes.items():
+        axis.add_patch(FancyBboxPatch((x, y), *sizes[name], boxstyle="round,pad=0.03", facecolor=colour, edgecolor="#444444"))
+        axis.text(x + sizes[name][0] / 2, y + sizes[name][1] / 2, text, ha="center", va="center", fontsize=9)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], label: str = "", style: str = "-") -> None:
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, linestyle=style, color="#444444"))
+        axis.text((start[0] + end[0]) / 2 + 0.08, (start[1] + end[1]) / 2 + 0.1, label, fontsize=8, color="#444444")
+
+    for x in (1.93, 4.13, 6.33, 8.53, 10.73):
+        arrow((x, 3.55), (x + 0.34, 3.55))
+    arrow((7.6, 2.95), (7.6, 1.75), "indices")
+    arrow((6.65, 1.15), (6.05, 1.15), "train")
+    arrow((1.95, 1.15), (3.35, 1.15), "in every gate")
+    arrow((4.7, 0.55), (11.3, 0.55), "")
+    axis.text(8.0, 0.22, "sample code by code, rows cached", ha="center", fontsize=8, color="#444444")
+    arrow((10.6, 1.75), (9.9, 2.95), "decode", "--")
+    axis.text(0.1, 4.35, "Stage 1: VQ-VAE", fontsize=11, weight="bold")
+    axis.text(0.1, 1.95, "Stage 2: prior over code maps", fontsize=11, weight="bold")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    plt.close(figure)

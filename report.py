@@ -1,0 +1,83 @@
+"""The run's own page, `report.md`, and the score table that the CLIs print."""
+
+from pathlib import Path
+from typing import Any
+
+from utils import write_text
+
+ROWS = (  # key in scores.json, how it is called, format
+    ("subjects", "subjects", "d"),
+    ("slices", "slices", "d"),
+    ("ssim", "SSIM, whole slice", ".4f"),
+    ("ssim_frame", "SSIM, content frame", ".4f"),
+    ("psnr", "PSNR, whole slice (dB)", ".2f"),
+    ("psnr_frame", "PSNR, content frame (dB)", ".2f"),
+    ("codes_used", "codes used", "d"),
+    ("perplexity", "perplexity of the codes", ".1f"),
+    ("codes_per_slice", "codes per slice", "d"),
+    ("bits_per_slice_fixed", "bits per slice, uncompressed codes", ".0f"),
+    ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
+    ("bits_per_code", "bits per code, prior", ".3f"),
+    ("bits_per_slice", "bits per slice, prior", ".0f"),
+)
+PICTURES = (
+    ("vqvae_train_status.png", "Training of the VQ-VAE"),
+    ("original.png", "Original slices"),
+    ("reconst.png", "The same slices, reconstructed"),
+    ("prior_train_status.png", "Training of the prior"),
+    ("test_q.png", "Codes q(z|x) of real slices"),
+    ("test_imgs.png", "Decoded"),
+    ("generated_q.png", "Codes drawn from the prior"),
+    ("generated_imgs.png", "Decoded"),
+    ("generated_q2.png", "Codes drawn from the prior, second set"),
+    ("generated_imgs2.png", "Decoded"),
+    ("codes_and_slices.png", "Code maps beside the slices they decode to"),
+    ("real_and_generated.png", "Real, reconstructed and generated slices of the same positions"),
+    ("architecture.png", "Architecture"),
+)
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """A Markdown table, a column a split, that also reads well on a terminal. `scores`: of each split, from `score_split`."""
+    names = list(scores)
+    lines = [("", *names), ("---", *("---:" for _ in names))]
+    for key, title, form in ROWS:
+        if any(key in scores[name] for name in names):
+            lines.append((title, *(format(scores[name][key], form) if key in scores[name] else "" for name in names)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    return "\n".join("| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                                       for i, (cell, width) in enumerate(zip(line, widths))) + " |" for line in lines)
+
+
+def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, float]]) -> None:
+    """Write `report.md`: data, scores, pictures, settings."""
+    data = config["data"]
+    splits = ", ".join(f"{name} {split['slices']} slices of {split['subjects']} subjects"
+                       for name, split in data["splits"].items())
+    settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    pictures = "\n\n".join(f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES
+                           if (folder / "images" / name).exists())
+    notes = "".join(f"\nNote: {note}.\n" for note in data["notes"])
+    write_text(folder / "report.md", f"""# {folder.name}
+
+Data: {data['title']}. {splits}.
+{notes}
+## Scores
+
+{table(scores)}
+
+Every score is over all slices of the split. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
+published figures, and on the content frame, because flat background flatters. Bits are per code or slice; uncompressed codes
+cost log2 K bits each.
+
+{pictures}
+
+## Settings
+
+| flag | value |
+|---|---|
+{settings}
+
+{versions}
+""")

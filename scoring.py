@@ -1,0 +1,115 @@
+"""Trained models over data: encode a split, decode code maps, score both stages."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset import Frame, Split
+from metrics import CodeUsage, bits_per_code, psnr, ssim
+from pixelcnn import GatedPixelCNN, positional_marginal
+from utils import Progress
+from vqvae import VQVAE
+
+BATCH = 32  # slices at a time; fixed, so that a score can be reproduced to the last digit
+
+
+def encode(model: VQVAE, images: Tensor, frame: Frame) -> Tensor:
+    """Code maps of whole slices, on the CPU: `[B, 1, H, W]` in 0..1 -> `[B, h, w]` int64."""
+    device = next(model.parameters()).device
+    return model.encode(frame.crop(images).to(device, memory_format=torch.channels_last)).cpu()
+
+
+def decode(model: VQVAE, codes: Tensor, frame: Frame) -> Tensor:
+    """Whole slices of code maps, on the CPU: `[B, h, w]` -> `[B, 1, H, W]` in 0..1."""
+    device = next(model.parameters()).device
+    parts = [frame.pad(model.decode(part.long().to(device)).cpu()) for part in codes.split(BATCH)]
+    return torch.cat(parts)
+
+
+def encode_split(model: VQVAE, split: Split, frame: Frame, title: str | None = None) -> Tensor:
+    """Code maps `[N, h, w]` int16 of all slices of a split; `title` names the progress bar, None shows none."""
+    maps = []
+    with Progress(len(split), title or "", "slice", quiet=title is None) as progress:
+        for indices, images in split.batches(BATCH):
+            maps.append(encode(model, images, frame).to(torch.int16 if model.quantizer.num_codes <= 2**15 else torch.int32))
+            progress.update(len(indices))
+    return torch.cat(maps)
+
+
+def reconstructions(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> Iterator[tuple[Tensor, Tensor]]:
+    """All slices of a split in order as (slices, reconstructions), `[B, 1, H, W]` in 0..1 each."""
+    for indices, images in split.batches(BATCH):
+        yield images, decode(model, codes[torch.from_numpy(indices)], frame)
+
+
+def mean_ssim(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> float:
+    """SSIM of the reconstructions on whole slices."""
+    return _mean([ssim(decoded, images) for images, decoded in reconstructions(model, split, codes, frame)])
+
+
+def score_split(vqvae: VQVAE, prior: GatedPixelCNN | None, split: Split, frame: Frame, train_codes: Tensor | None = None,
+                title: str | None = None) -> dict[str, float]:
+    """Scores of a run over all slices of a split.
+
+    Args:
+        vqvae, prior: in eval mode; without a prior its scores are left out.
+        split: what to score.
+        frame: the run's.
+        train_codes: `[N, h, w]` code maps of the training split, for the positional marginal; None leaves it out.
+        title: of the progress bar; None shows none.
+
+    Returns:
+        slices, subjects: numbers scored. ssim, psnr (dB): on whole slices. ssim_frame, psnr_frame: on the content frame.
+        codes_used, perplexity: of the codebook over the split. codes_per_slice. bits_per_slice_fixed: at log2 K a code.
+        bits_per_code, bits_per_slice: of the prior. bits_per_code_marginal: of a model that knows only the place.
+    """
+    codes = encode_split(vqvae, split, frame, title and f"encode {title}")
+    whole: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "ssim_frame": [], "psnr_frame": []}
+    with Progress(len(split), f"score {title}", "slice", quiet=title is None) as progress:
+        for images, decoded in reconstructions(vqvae, split, codes, frame):
+            inside, decoded_inside = frame.crop(images), frame.crop(decoded)
+            for name, values in zip(whole, (ssim(decoded, images), psnr(decoded, images),
+                                            ssim(decoded_inside, inside), psnr(decoded_inside, inside))):
+                whole[name].append(values)
+            progress.update(len(images))
+    usage, num_codes = CodeUsage.of(codes, vqvae.quantizer.num_codes), vqvae.quantizer.num_codes
+    places = codes[0].numel()
+    scores: dict[str, float] = {"slices": len(split), "subjects": len(set(split.subjects))}
+    scores |= {name: _mean(values) for name, values in whole.items()}
+    scores |= {"codes_used": usage.used, "perplexity": usage.perplexity, "codes_per_slice": places,
+               "bits_per_slice_fixed": places * float(np.log2(num_codes))}
+    if prior is not None:
+        bits = mean_bits(prior, codes, split.positions)
+        scores |= {"bits_per_code": bits, "bits_per_slice": bits * places}
+    if train_codes is not None:
+        scores["bits_per_code_marginal"] = marginal_bits(train_codes, codes, num_codes)
+    return scores
+
+
+@torch.inference_mode()
+def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
+    """Bits per code of `[N, h, w]` code maps under the prior, in float32."""
+    device, values = prior.embedding.weight.device, []
+    for start in range(0, len(codes), BATCH):
+        batch = codes[start:start + BATCH].long().to(device)
+        position = position_batch(positions, np.arange(start, start + len(batch)), device)
+        values.append(bits_per_code(prior(batch, position), batch).cpu())
+    return _mean(values)
+
+
+def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
+    """Bits per code of `[N, h, w]` maps when each place has the (smoothed) code frequencies of the training maps there."""
+    marginal = positional_marginal(train_codes.long(), num_codes)
+    chosen = marginal.flatten(1).gather(0, codes.long().flatten(1))  # [N, h*w]
+    return float(-chosen.double().log2().mean())
+
+
+def position_batch(positions: np.ndarray | None, indices: np.ndarray, device: torch.device) -> Tensor | None:
+    """Slice positions `[B]` of a batch on the device, or None where the data has none."""
+    return None if positions is None else torch.from_numpy(positions[indices]).to(device)
+
+
+def _mean(values: list[Tensor]) -> float:
+    return float(torch.cat(values).double().mean())

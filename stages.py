@@ -1,0 +1,106 @@
+"""The two trained stages: how the VQ-VAE and the prior take a batch, and how they are scored after an epoch."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataset import Frame, Split
+from metrics import CodeUsage
+from pixelcnn import GatedPixelCNN
+from scoring import encode_split, mean_bits, mean_ssim, position_batch
+from training import Stage
+from utils import autocast
+from vqvae import VQVAE, reconstruction_loss
+
+COMMITMENT = 0.25  # beta of arXiv 1711.00937
+EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch; the final scores are over all
+VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
+UNKNOWN_SHARE = 0.05  # of the training maps whose slice position is withheld from the prior
+PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
+
+
+class VQVAEStage(Stage):
+    """Trains the VQ-VAE on the frames of the training slices; scored by SSIM on whole validation slices."""
+
+    name, score, higher_is_better = "vqvae", "validate_ssim", True
+
+    def __init__(self, model: VQVAE, train: Split, validation: Split, frame: Frame, precision: str):
+        self.model, self.train, self.frame, self.precision = model, train, frame, precision
+        self.size = len(train)
+        self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
+        self.scored = {"train": train.evenly(EPOCH_SCORE_SLICES // 2), "validate": validation.evenly(EPOCH_SCORE_SLICES)}
+        self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
+        self.counts = torch.zeros(model.quantizer.num_codes, dtype=torch.int64)  # codes chosen since the epoch began
+
+    def start(self, indices: np.ndarray) -> None:
+        self.model.start(self._images(indices))
+
+    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
+        images = mirrored(self._images(indices))
+        with autocast(images.device, self.precision):
+            out = self.model(images)
+        self.pending.append((out.latents, out.codes))
+        reconstruction = reconstruction_loss(out.images, images)
+        return {"loss": reconstruction + COMMITMENT * out.commitment_loss, "reconstruction": reconstruction.detach(),
+                "commitment": out.commitment_loss.detach()}
+
+    def after_step(self) -> dict[str, float]:
+        latents, codes = (torch.cat(parts) for parts in zip(*self.pending))
+        self.pending.clear()
+        self.model.quantizer.update(latents, codes)
+        usage = CodeUsage.of(codes.cpu(), self.model.quantizer.num_codes)
+        return {"codes": usage.used, "perplexity": usage.perplexity}
+
+    def validate(self, model: VQVAE) -> dict[str, float]:
+        scores = {}
+        for name, split in self.scored.items():
+            codes = encode_split(model, split, self.frame)
+            usage = CodeUsage.of(codes, model.quantizer.num_codes)
+            scores |= {f"{name}_ssim": mean_ssim(model, split, codes, self.frame), f"{name}_codes_used": usage.used,
+                       f"{name}_perplexity": usage.perplexity}
+        return scores
+
+    def _images(self, indices: np.ndarray) -> Tensor:
+        device = next(self.model.parameters()).device
+        return self.train.batch(np.sort(indices), self.frame).to(device, memory_format=torch.channels_last)
+
+
+class PriorStage(Stage):
+    """Trains the prior on code maps; scored by bits per code on the validation maps."""
+
+    name, score, higher_is_better = "prior", "validate_bits", False
+    average_decay = 0.999
+
+    def __init__(self, model: GatedPixelCNN, train: Tensor, validation: Tensor, train_positions: np.ndarray | None,
+                 validation_positions: np.ndarray | None, precision: str):
+        self.model, self.train, self.validation, self.precision = model, train, validation, precision
+        self.positions = {"train": train_positions, "validate": validation_positions}
+        self.size = len(train)
+        self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
+
+    def start(self, indices: np.ndarray) -> None:
+        self.model.start_from_marginal(self.train)
+
+    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
+        device = self.model.embedding.weight.device
+        codes = self.train[torch.from_numpy(indices)].long().to(device)
+        position = position_batch(self.positions["train"], indices, device)
+        if position is not None:  # now and then without, so that the prior also knows slices of unknown position
+            position = torch.where(torch.rand(len(position)).to(device) < UNKNOWN_SHARE, math.nan, position)
+        with autocast(device, self.precision):
+            logits = self.model(codes, position)
+        return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
+
+    def validate(self, model: GatedPixelCNN) -> dict[str, float]:
+        some = np.unique(np.linspace(0, self.size - 1, min(self.size, EPOCH_SCORE_SLICES)).round().astype(int))
+        train_positions = None if self.positions["train"] is None else self.positions["train"][some]
+        return {"train_bits": mean_bits(model, self.train[torch.from_numpy(some)], train_positions),
+                "validate_bits": mean_bits(model, self.validation, self.positions["validate"])}
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Each slice of `[B, 1, H, W]` mirrored left to right (its rows, as the head lies on its side) with probability a half."""
+    chosen = torch.rand(len(images), 1, 1, 1).to(images.device) < 0.5
+    return torch.where(chosen, images.flip(2), images)

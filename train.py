@@ -1,0 +1,297 @@
+"""Train a VQ-VAE on brain slices, then a PixelCNN prior on its codes, and draw new slices.
+
+    python train.py                                          # the built-in synthetic cohort, about 8 minutes on 2 cores
+    python train.py --data data/keras_png_slices_data        # OASIS-1 slices
+    python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
+    python train.py --resume --out runs/mine                 # go on where it was stopped
+    python train.py --stage prior --out runs/mine            # one stage of a run anew
+
+The run folder then holds the weights, the curves, the scores, the pictures and `report.md`; `generate.py` and `evaluate.py`
+work on it.
+"""
+
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import figures
+import report
+from cli import flag, parse_flags, require, run_main
+from dataset import Dataset, Frame, find_frame, load_cohort, load_folder
+from pixelcnn import GatedPixelCNN
+from sampling import draw_samples
+from scoring import decode, encode, encode_split, marginal_bits, score_split
+from stages import PriorStage, VQVAEStage
+from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
+from utils import (Progress, load_model, load_run, newest_run, read_codes, read_config, replacing, resolve_device, resolve_precision,
+                   seed_everything, versions, write_json)
+from vqvae import VQVAE
+
+SHOWN = 32  # slices in a picture
+WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache")  # flags that may differ from the run's own
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `train.py`."""
+
+    epoch: int = flag(50, "Epochs of VQ-VAE training.")
+    batch: int = flag(32, "Batch size of VQ-VAE training.")
+    lr: float = flag(0.002, "Learning rate of VQ-VAE training.")
+    epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
+    batch_prior: int = flag(64, "Batch size of PixelCNN training.")
+    lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
+    k: int = flag(512, "Number of codes.")
+    d: int = flag(64, "Dimension of a code.")
+    downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
+    data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where "
+                                  "it is not given.")
+    image_size: int | None = flag(None, "Resample slices to this many pixels a side; their own size where it is not given "
+                                        "(128 for the built-in cohort).")
+    out: str | None = flag(None, "Run folder; a new one under runs/ where it is not given.")
+    seed: int = flag(0, "Seed of everything random.")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
+    precision: str = flag("auto", "Arithmetic of training; auto is bf16 where the hardware has it. Codes are always computed in "
+                                  "float32.", ("auto", "float32", "bf16"))
+    patience: int = flag(10, "Epochs without a better validation score after which a stage stops early; 0 never stops early.")
+    save_every: float = flag(5.0, "Minutes between two checkpoints within an epoch; every epoch ends with one.")
+    stage: str = flag("all", "Run one stage of an existing run anew, from the stages before it.", ("all", "vqvae", "encode", "prior", "sample", "report"))
+    resume: bool = flag(False, "Go on with the run of --out (the newest run where it is not given) where it was stopped.")
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work."""
+        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "d"):
+            require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("lr", "lr_prior"):
+            require(0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1")
+        require(2 <= self.k <= 2**16, f"--k is {self.k}; expected 2 to 65536 codes")
+        require(self.patience >= 0, f"--patience is {self.patience}; expected 0 (never stop early) or more")
+        require(self.save_every > 0, f"--save_every is {self.save_every}; expected minutes above 0")
+        require(self.image_size is None or 8 <= self.image_size <= 4096,
+                f"--image_size is {self.image_size}; expected 8 to 4096 pixels")
+        require(not (self.resume and self.stage != "all"), "--resume goes on with every stage; leave out --stage")
+
+
+@dataclass
+class Job:
+    """What the stages of one run share."""
+
+    settings: Settings
+    folder: Path
+    data: Dataset
+    frame: Frame
+    device: torch.device
+    precision: str
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(h, w) of a code map."""
+        return self.frame.height // self.settings.downsample, self.frame.width // self.settings.downsample
+
+    def codes(self) -> dict[str, Tensor]:
+        """Code maps `[N, h, w]` of each split, from the encode stage."""
+        codes = read_codes(self.folder)
+        require(bool(codes), f"{self.folder}: no codes.safetensors; encode with: python train.py --stage encode --out {self.folder}")
+        return codes
+
+    def fit_settings(self, stage: str) -> FitSettings:
+        s = self.settings
+        epochs, batch, lr = (s.epoch, s.batch, s.lr) if stage == "vqvae" else (s.epoch_prior, s.batch_prior, s.lr_prior)
+        return FitSettings(epochs, batch, lr, s.patience, s.seed, s.save_every)
+
+
+def main() -> None:
+    given = parse_flags(Settings, __doc__)
+    settings, folder = plan(given)
+    settings.check()
+    started = time.monotonic()
+    job = prepare(settings, folder)
+    try:
+        run_stages(job)
+    except Interrupted as stop:
+        print(f"stopped by {stop}; go on with: python train.py --resume --out {folder}", flush=True)
+        raise SystemExit(130 if str(stop) == "SIGINT" else 143) from None
+    print(f"finished in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+
+
+def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
+    """Settings and run folder.
+
+    A new run has the defaults and what was given. An existing one keeps what it was started with: `--resume` accepts no
+    other value for a flag that would change the result, `--stage` does, since it makes its stage anew.
+    """
+    settings = Settings(**given)
+    folder = Path(settings.out) if settings.out else None
+    if settings.resume or (settings.stage != "all" and folder is None):
+        folder = folder or newest_run("config.json")
+    if folder is None:
+        return settings, new_folder(settings)
+    require(not folder.exists() or folder.is_dir(), f"--out {folder} is a file; expected a folder or a new name")
+    started = (folder / "config.json").exists()
+    if not (settings.resume or (settings.stage != "all" and started)):
+        require(not started, f"{folder} already holds a run; go on with it by --resume, or name another folder with --out")
+        return settings, folder
+    stored = read_config(folder)["flags"]
+    known = {field.name for field in fields(Settings)}
+    require(stored.keys() == known, f"{folder / 'config.json'}: its flags are not this version's: "
+                                    f"{', '.join(sorted(stored.keys() ^ known))}")
+    for name, value in given.items():
+        require(not settings.resume or name in WHILE_RESUMING or value == stored[name],
+                f"--{name} is {value}, but the run in {folder} was started with {stored[name]}; "
+                "leave it out, or start a new run with another --out")
+    return Settings(**(stored | given)), folder
+
+
+def new_folder(settings: Settings) -> Path:
+    name = Path(settings.data).resolve().name if settings.data else "cohort"
+    return Path("runs") / f"{name}-f{settings.downsample}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def prepare(settings: Settings, folder: Path) -> Job:
+    """Load the data and open the run folder."""
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    data = load_data(settings.data, settings.image_size, settings.cache)
+    frame = find_frame(data.splits["train"].images, settings.downsample)
+    job = Job(settings, folder, data, frame, device, precision)
+    print(f"content frame {frame.height}x{frame.width} of {frame.image_height}x{frame.image_width} pixels, "
+          f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}", flush=True)
+    if not settings.resume:
+        write_config(job)
+    return job
+
+
+def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
+    """The folder's slices, or the built-in cohort where `root` is None; says what was found and what is missing."""
+    data = load_cohort(image_size, cache, Progress) if root is None else load_folder(root, cache, image_size, Progress)
+    sizes = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} subjects"
+                      for name, split in data.splits.items())
+    print(f"data: {data.title}: {sizes}")
+    for note in data.notes:
+        print(f"note: {note}")
+    return data
+
+
+def write_config(job: Job) -> None:
+    flags = asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)}
+    write_json(job.folder / "config.json", {
+        "flags": flags, "data": job.data.summary() | {"frame": asdict(job.frame)},
+        "versions": versions() | {"device": str(job.device), "precision": job.precision}})
+
+
+def run_stages(job: Job) -> None:
+    """Every stage that is wanted and not done; each reads what the ones before it left in the run folder."""
+    wanted, names = job.settings.stage, list(PIPELINE)
+    done = names[: names.index(wanted)] if wanted != "all" else finished_stages(job.folder) if job.settings.resume else []
+    if done == names:
+        print(f"{job.folder}: this run is finished, there is nothing to resume")
+    for name in names[len(done):]:
+        PIPELINE[name](job, done)
+        done = [*done, name]
+        mark_finished(job.folder, done)
+        if name == wanted:
+            break
+
+
+def train_vqvae(job: Job, done: list[str]) -> None:
+    """Train the first stage; leaves `vqvae.safetensors` and its curves."""
+    s = job.settings
+    seed_everything(s.seed, "vqvae")
+    model = VQVAE(s.k, s.d, s.downsample).to(job.device, memory_format=torch.channels_last)
+    scored, validation = job.data.best_split("validate", "test")
+    if scored != "validate":
+        print(f"note: without a validation split, the best weights are chosen on the {scored} split")
+    stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision)
+    fit(stage, job.fit_settings("vqvae"), job.folder, done, s.resume)
+    records = [record for record in read_metrics(job.folder) if record["stage"] == "vqvae"]
+    figures.vqvae_status(records, job.pictures / "vqvae_train_status.png", f"VQ-VAE on {job.data.title}", s.k, scored)
+
+
+def encode_slices(job: Job, done: list[str]) -> None:
+    """Encode every split; leaves `codes.safetensors`."""
+    model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device)
+    codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
+    with replacing(job.folder / "codes.safetensors") as temporary:
+        save_file(codes, temporary)
+
+
+def train_prior(job: Job, done: list[str]) -> None:
+    """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
+    s, codes, splits = job.settings, job.codes(), job.data.splits
+    seed_everything(s.seed, "prior")
+    known = splits["train"].positions is not None
+    model = GatedPixelCNN(s.k, position=known, map_size=job.map_size).to(job.device, memory_format=torch.channels_last)
+    scored, validation = job.data.best_split("validate", "test")
+    stage = PriorStage(model, codes["train"], codes[scored], splits["train"].positions, validation.positions, job.precision)
+    fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
+    records = [record for record in read_metrics(job.folder) if record["stage"] == "prior"]
+    figures.prior_status(records, job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}", s.k,
+                         marginal_bits(codes["train"], codes[scored], s.k), scored)
+
+
+def sample_slices(job: Job, done: list[str]) -> None:
+    """Reconstruct real slices and draw new ones; leaves their pictures."""
+    run = load_run(job.folder, job.device)
+    scored, split = job.data.best_split("test", "validate")
+    real = split.evenly(SHOWN)
+    images = real.batch(np.arange(len(real)))
+    codes = encode(run.vqvae, images, run.frame)
+    decoded = decode(run.vqvae, codes, run.frame)
+    labels = [f"{subject}, slice {number}" for subject, number in zip(real.subjects, real.numbers)]
+    ranks = figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
+    where, title = job.pictures, job.data.title
+    figures.slice_grid(images[:, 0].numpy(), where / "original.png", f"Original {scored} slices, {title}", labels)
+    figures.slice_grid(decoded[:, 0].numpy(), where / "reconst.png", f"Reconstructed {scored} slices, {title}", labels)
+    figures.code_grid(codes.numpy(), where / "test_q.png", f"Codes q(z|x) of {scored} slices", ranks, labels)
+    figures.slice_grid(decoded[:, 0].numpy(), where / "test_imgs.png", f"Decoded codes of {scored} slices", labels)
+    for suffix, seed in (("", job.settings.seed), ("2", job.settings.seed + 1)):
+        drawn = draw_samples(run, real.numbers, len(real), seed=seed, title=f"sampling set {suffix or 1}")
+        figures.code_grid(drawn.codes.numpy(), where / f"generated_q{suffix}.png", f"Codes drawn from the prior, seed {seed}",
+                          ranks, drawn.labels)
+        figures.slice_grid(drawn.images.numpy(), where / f"generated_imgs{suffix}.png",
+                           f"Generated slices, seed {seed} (prior trained on {title})", drawn.labels)
+    some = np.linspace(0, len(real) - 1, min(8, len(real))).round().astype(int)
+    columns = [f"slice {number}" for number in real.numbers[some]]
+    figures.rows_of_slices([(f"real ({scored})", images[some, 0].numpy()), ("reconstructed", decoded[some, 0].numpy()),
+                            ("generated", drawn.images[some].numpy())],
+                           where / "real_and_generated.png", f"Real and generated slices, {title}", columns)
+    pairs = some[::2]
+    figures.codes_beside_slices(drawn.codes[pairs].numpy(), drawn.images[pairs].numpy(), where / "codes_and_slices.png",
+                                "Code maps drawn from the prior and the slices they decode to", ranks,
+                                [drawn.labels[i] for i in pairs])
+    channels, layers = run.prior.arguments["channels"], run.prior.arguments["layers"]
+    figures.architecture(where / "architecture.png", job.settings.downsample, job.settings.k, job.settings.d,
+                         (run.frame.height, run.frame.width), channels, layers)
+
+
+def score_and_report(job: Job, done: list[str]) -> None:
+    """Score every held-out split; leaves `scores.json` and `report.md`, and prints the table."""
+    run = load_run(job.folder, job.device)
+    held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
+    train_codes = job.codes()["train"]
+    scores = {name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name)
+              for name in held_out}
+    write_json(job.folder / "scores.json", scores)
+    report.write(job.folder, run.config, scores)
+    print(report.table(scores))
+    print(f"pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
+    print(f"Average SSIM on {held_out[0]} dataset: {scores[held_out[0]]['ssim']:.4f}", flush=True)
+
+
+PIPELINE = {"vqvae": train_vqvae, "encode": encode_slices, "prior": train_prior, "sample": sample_slices,
+            "report": score_and_report}
+
+
+if __name__ == "__main__":
+    run_main(main)

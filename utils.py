@@ -1,0 +1,293 @@
+"""What every stage shares: errors, device and precision, seeds, progress, safe files, the run folder."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dataset import Frame
+from pixelcnn import GatedPixelCNN
+from vqvae import VQVAE
+
+
+class UserError(Exception):
+    """Something the user can mend. The CLIs print the message as one sentence on stderr and exit with status 2."""
+
+
+# --------------------------------------------------------------------------- device, precision, seeds
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that this machine has.
+
+    Raises:
+        UserError: when the device asked for is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: this machine or this PyTorch build has no such device; "
+                        f"try --device cpu ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies bf16 natively, else float32.
+
+    On a CPU without such instructions bf16 convolutions are emulated, 10 to 20 times slower than float32.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return "bf16" if native else "float32"
+    return "float32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a `--precision`; does nothing for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed Python, NumPy and PyTorch from the parts, for instance `(seed, "vqvae", epoch, step)`.
+
+    Every training step is seeded from its place in the run, so that a resumed run needs no saved random state.
+    """
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from the parts, the same on every machine."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+# --------------------------------------------------------------------------- progress
+
+
+class Progress:
+    """A progress bar with rate and time left; where stdout is no terminal, a plain line every `interval` seconds.
+
+        with Progress(len(batches), "encode", unit="slice") as progress:
+            progress.update(32, loss=0.1)
+    """
+
+    def __init__(self, total: int, title: str, unit: str = "it", initial: int = 0, interval: float = 15.0,
+                 quiet: bool = False):
+        self.total, self.title, self.unit = total, title, unit
+        self.done, self.initial, self.interval = initial, initial, interval
+        self.stats: dict[str, str] = {}
+        self.started, self.last_line = time.monotonic(), math.inf if quiet else time.monotonic()
+        self.bar = (tqdm(total=total, desc=title, unit=unit, initial=initial, file=sys.stdout, dynamic_ncols=True,
+                         leave=False) if sys.stdout.isatty() and not quiet else None)
+
+    def update(self, count: int = 1, **stats: float | str) -> None:
+        self.done += count
+        self.stats |= {key: value if isinstance(value, str) else f"{value:.4g}" for key, value in stats.items()}
+        if self.bar is not None:
+            self.bar.set_postfix(self.stats, refresh=False)
+            self.bar.update(count)
+        elif time.monotonic() - self.last_line >= self.interval:
+            self.last_line = time.monotonic()
+            print(self.line(), flush=True)
+
+    def line(self) -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (self.done - self.initial) / max(elapsed, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        stats = "".join(f", {key} {value}" for key, value in self.stats.items())
+        return f"  {self.title}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, {left:.0f} s left{stats}"
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+# --------------------------------------------------------------------------- safe files
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, whole, when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Save a nested dict of tensors and plain values; `load_checkpoint` reads it without running any pickle."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        UserError: when the file is missing or is not such a checkpoint.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no checkpoint there to resume from; start the run without --resume") from None
+    except Exception as error:  # torch.load raises many types on a damaged file, all of them meaning this
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); start again without --resume") from None
+
+
+def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None) -> None:
+    """Save weights as safetensors, with the class and the arguments that rebuild the model in the file's header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or model.state_dict()).items()}
+    metadata = {"class": type(model).__name__, "arguments": json.dumps(model.arguments)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
+    """Rebuild a model from `save_model`'s file, in eval mode on the CPU.
+
+    The model is built without memory first and its shapes are held against the file's, so that a stranger's file
+    cannot ask for more memory than its own size.
+
+    Raises:
+        UserError: when the file is not such weights.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("class") != model_class.__name__:
+                raise ValueError(f"it holds {metadata.get('class', 'no named model')}, not {model_class.__name__}")
+            with torch.device("meta"):
+                model = model_class(**json.loads(metadata["arguments"]))
+            expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            if expected != found:
+                differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+                raise ValueError(f"its tensor {differing[0]} does not fit the model its header describes")
+            model.load_state_dict({name: file.get_tensor(name) for name in found}, assign=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train the run first") from None
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+        raise UserError(f"{path}: not weights of this toolkit: {error}") from None
+    return model.eval().requires_grad_(False)
+
+
+# --------------------------------------------------------------------------- the run folder
+
+
+class Run(NamedTuple):
+    """A trained run: what `load_run` gives.
+
+    vqvae: in eval mode. prior: in eval mode, or None where none was trained.
+    frame: the content frame the networks see. config: the run's `config.json`.
+    """
+
+    vqvae: VQVAE
+    prior: GatedPixelCNN | None
+    frame: Frame
+    config: dict[str, Any]
+
+
+def load_run(directory: str | Path, device: torch.device | str = "cpu") -> Run:
+    """Load a run folder's best weights.
+
+    Raises:
+        UserError: when the folder is no run or a file in it is damaged.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    vqvae = load_model(directory / "vqvae.safetensors", VQVAE).to(device)
+    prior_path = directory / "prior.safetensors"
+    prior = load_model(prior_path, GatedPixelCNN).to(device) if prior_path.exists() else None
+    return Run(vqvae, prior, Frame(**config["data"]["frame"]), config)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The run's `config.json`.
+
+    Raises:
+        UserError: when the folder holds none or it cannot be read.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(f"{directory}: not a run folder, it has no config.json; "
+                        "give --run the folder that train.py --out named")
+    try:
+        config = json.loads(path.read_text())
+        Frame(**config["data"]["frame"])
+        return config
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); train the run again") from None
+
+
+def read_codes(directory: Path) -> dict[str, Tensor]:
+    """Code maps `[N, h, w]` of each split that the run's encode stage left; empty where it left none."""
+    path = directory / "codes.safetensors"
+    try:
+        return load_file(path) if path.exists() else {}
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}") from None
+
+
+def newest_run(holding: str = "vqvae.safetensors", root: Path = Path("runs")) -> Path:
+    """The run folder under `root` whose file of this name is the newest.
+
+    Raises:
+        UserError: when there is none.
+    """
+    found = [path for path in root.glob(f"*/{holding}") if (path.parent / "config.json").is_file()]
+    if not found:
+        raise UserError(f"no run under {root}/ holds {holding}; train one with `python train.py`, or name another folder")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on, for `config.json`."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+            "machine": platform.machine(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(torch.get_num_threads())}

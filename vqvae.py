@@ -1,0 +1,336 @@
+"""The first stage: a vector-quantised autoencoder (VQ-VAE, arXiv 1711.00937) for single-channel slices.
+
+    model = VQVAE(num_codes=512, code_dim=64, downsample=8)
+    out = model(images)                      # images [B, 1, H, W] in 0..1
+    loss = reconstruction_loss(out.images, images) + 0.25 * out.commitment_loss
+    loss.backward(); optimizer.step()
+    model.quantizer.update(out.latents, out.codes)   # the codebook learns by moving averages, not by gradient
+
+    codes = model.encode(images)             # [B, H/f, W/f] int64
+    images = model.decode(codes)             # [B, 1, H, W] in 0..1
+
+`forward`, `encode` and `decode` never change state; the codebook moves in `VectorQuantizer.update` alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
+
+
+@dataclass
+class QuantizerOutput:
+    """What `VectorQuantizer` returns.
+
+    quantized: `[B, D, h, w]` float32, the nearest codes, with the gradient passed straight through to the latents.
+    codes: `[B, h, w]` int64 in 0..K-1.
+    commitment_loss: scalar, mean squared distance of the latents to their (detached) codes.
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+
+
+@dataclass
+class VQVAEOutput:
+    """What `VQVAE.forward` returns.
+
+    images: `[B, 1, H, W]` reconstruction, unclamped so that every pixel keeps its gradient.
+    codes: `[B, h, w]` int64.
+    commitment_loss: scalar; weight it by beta (0.25 in the paper) and add it to the reconstruction loss.
+    latents: `[B, D, h, w]` float32, detached encoder output, for `VectorQuantizer.update`.
+    """
+
+    images: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+    latents: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-neighbour codebook learned by exponential moving averages (appendix A.1 of arXiv 1711.00937).
+
+    The sums and counts start at zero and only their ratio is used, so both averages carry the same bias and it cancels:
+    no code blows up on the first step, and no smoothing constant is needed. A code that receives no vectors keeps its
+    place; one that stays rare is revived from badly quantised vectors, since random ones are mostly flat background.
+    All arithmetic is float32 under any autocast.
+
+    Args:
+        num_codes: K, at least 2.
+        code_dim: D, at least 1.
+        decay: of the moving averages, 0..1.
+        revive_below: a code whose average count is under this share of the mean count is dead.
+        revive_every: updates between two revivals.
+        chunk: vectors whose distances to all codes are held at a time, so that memory does not grow as N x K.
+    """
+
+    def __init__(self, num_codes: int = 512, code_dim: int = 64, decay: float = 0.99, revive_below: float = 0.02,
+                 revive_every: int = 20, chunk: int = 16384):
+        super().__init__()
+        if num_codes < 2 or code_dim < 1:
+            raise ValueError(f"a codebook needs at least 2 codes of at least 1 dimension, got {num_codes} of {code_dim}")
+        self.num_codes, self.code_dim = num_codes, code_dim
+        self.decay, self.revive_below, self.revive_every, self.chunk = decay, revive_below, revive_every, chunk
+        self.register_buffer("codebook", torch.randn(num_codes, code_dim))
+        self.register_buffer("sums", torch.zeros(num_codes, code_dim))
+        self.register_buffer("counts", torch.zeros(num_codes))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, latents: Tensor) -> QuantizerOutput:
+        """Quantise `[B, D, h, w]` latents. Changes no state.
+
+        Raises:
+            ValueError: when the channels are not D.
+        """
+        if latents.dim() != 4 or latents.shape[1] != self.code_dim:
+            raise ValueError(f"expected latents of shape [B, {self.code_dim}, h, w], got {list(latents.shape)}")
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            codes = self.nearest(latents)
+            chosen = self.lookup(codes)
+            commitment_loss = F.mse_loss(latents, chosen)
+            return QuantizerOutput(latents + (chosen - latents).detach(), codes, commitment_loss)
+
+    @torch.no_grad()
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The code nearest to each latent by Euclidean distance: `[B, D, h, w]` -> `[B, h, w]` int64."""
+        vectors = _as_vectors(latents.float())
+        half_norms = self.codebook.square().sum(1) / 2  # |z - e|^2 / 2 = |z|^2 / 2 + (|e|^2 / 2 - z.e)
+        codes = torch.cat([torch.addmm(half_norms, part, self.codebook.t(), alpha=-1).argmin(1)
+                           for part in vectors.split(self.chunk)])
+        return codes.view(latents.shape[0], *latents.shape[2:])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The code vectors of a map: `[B, h, w]` int64 -> `[B, D, h, w]` float32."""
+        return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, iterations: int = 10) -> None:
+        """Put the codes where the data is: k-means on these latents (`[B, D, h, w]`), started from random distinct rows.
+
+        With fewer vectors than codes the rest of the codes are jittered copies; they are revived once training runs.
+        """
+        vectors = _as_vectors(latents.float())
+        vectors = vectors[torch.randperm(len(vectors), device=vectors.device)]
+        vectors = vectors[: 32 * self.num_codes]  # 32 rows a code place the centres well enough
+        copies = -(-self.num_codes // len(vectors))
+        rows = vectors.repeat(copies, 1)[: self.num_codes].clone()
+        rows[len(vectors):] += 0.01 * vectors.std() * torch.randn_like(rows[len(vectors):])
+        self.codebook.copy_(rows)
+        for _ in range(iterations):
+            sums, counts = self._batch_statistics(vectors, self.nearest(vectors[:, :, None, None]).flatten())
+            moved = counts > 0
+            self.codebook[moved] = sums[moved] / counts[moved, None]
+        self.sums.zero_(), self.counts.zero_(), self.updates.zero_()
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, codes: Tensor) -> None:
+        """One step of the moving averages; call once per optimizer step.
+
+        Only codes assigned in this batch move. Statistics are summed over all processes, so that every copy of the
+        codebook stays the same.
+
+        Args:
+            latents: `[B, D, h, w]` encoder output.
+            codes: `[B, h, w]` what `forward` assigned them to.
+        """
+        vectors, codes = _as_vectors(latents.float()), codes.flatten()
+        sums, counts = self._batch_statistics(vectors, codes)
+        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.updates += 1
+        moved = counts > 0
+        self.codebook[moved] = self.sums[moved] / self.counts[moved, None]
+        if self.updates % self.revive_every == 0:
+            self._revive(vectors, codes)
+
+    def _batch_statistics(self, vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum `[K, D]` and number `[K]` of the vectors assigned to each code, over all processes."""
+        sums = torch.zeros_like(self.codebook).index_add_(0, codes, vectors)
+        counts = torch.bincount(codes, minlength=self.num_codes).to(sums.dtype)
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
+        return sums, counts
+
+    def _revive(self, vectors: Tensor, codes: Tensor) -> None:
+        """Move dead codes onto vectors drawn with probability proportional to their squared error."""
+        mean_count = self.counts.mean()
+        dead = (self.counts < self.revive_below * mean_count).nonzero().flatten()
+        errors = (vectors - self.codebook[codes]).square().sum(1)
+        dead = dead[: int((errors > 0).sum())]
+        if len(dead) == 0:
+            return
+        # exponential race: the largest of errors / Exp(1) is a draw without replacement, for any number of vectors
+        chosen = (errors / torch.empty_like(errors).exponential_()).topk(len(dead)).indices
+        rows = vectors[chosen]
+        if dist.is_initialized():
+            dist.broadcast(rows, 0)
+        self.codebook[dead] = rows
+        self.counts[dead] = mean_count * self.revive_below * 2  # a grace period, then it must earn its place
+        self.sums[dead] = rows * self.counts[dead, None]
+
+
+def _as_vectors(latents: Tensor) -> Tensor:
+    """`[B, D, h, w]` -> `[B*h*w, D]`."""
+    return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block, 3x3 then 1x1, that starts as the identity. `[B, C, H, W]` -> the same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.relu(self.spatial(F.relu(x))))
+
+
+def _residual_blocks(channels: int, blocks: int) -> list[nn.Module]:
+    return [ResidualBlock(channels) for _ in range(blocks)]
+
+
+def _widths(width: int, downsample: int) -> tuple[int, list[int]]:
+    """Stem factor and channels of each scale, fine to coarse: one scale at the stem, one more a halving."""
+    stem = min(STEM_FACTOR, downsample)
+    halvings = (downsample // stem).bit_length() - 1
+    return stem, [width * 2**i for i in range(halvings + 1)]
+
+
+class Encoder(nn.Module):
+    """Slices to latents: `[B, 1, H, W]` -> `[B, D, H/f, W/f]`.
+
+    A space-to-depth stem, so that nothing is computed at full resolution, then residual blocks at each scale.
+    """
+
+    def __init__(self, code_dim: int, downsample: int, width: int, blocks: int):
+        super().__init__()
+        stem, widths = _widths(width, downsample)
+        layers: list[nn.Module] = [nn.PixelUnshuffle(stem), nn.Conv2d(stem**2, widths[0], 3, padding=1)]
+        layers += _residual_blocks(widths[0], blocks)
+        for fine, coarse in zip(widths, widths[1:]):
+            layers += [nn.Conv2d(fine, coarse, 4, stride=2, padding=1), *_residual_blocks(coarse, blocks)]
+        layers += [nn.ReLU(), nn.Conv2d(widths[-1], code_dim, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class Decoder(nn.Module):
+    """Code vectors to slices: `[B, D, h, w]` -> `[B, 1, h*f, w*f]`, upsampling by sub-pixel convolution (arXiv 1609.05158)."""
+
+    def __init__(self, code_dim: int, downsample: int, width: int, blocks: int):
+        super().__init__()
+        stem, widths = _widths(width, downsample)
+        layers: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1), *_residual_blocks(widths[-1], blocks)]
+        for coarse, fine in zip(widths[:0:-1], widths[-2::-1]):
+            layers += [nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2), *_residual_blocks(fine, blocks)]
+        layers += [nn.ReLU(), nn.Conv2d(widths[0], stem**2, 3, padding=1), nn.PixelShuffle(stem)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, quantized: Tensor) -> Tensor:
+        return self.layers(quantized)
+
+
+class VQVAE(nn.Module):
+    """Vector-quantised autoencoder (arXiv 1711.00937) for `[B, 1, H, W]` slices in 0..1.
+
+    Args:
+        num_codes: K, entries of the codebook.
+        code_dim: D, dimension of a code.
+        downsample: f, pixels a code covers along each side: a power of two from 2 to 32.
+        width: channels at the finest scale; each halving doubles them.
+        blocks: residual blocks at each scale, in the encoder and in the decoder.
+    """
+
+    def __init__(self, num_codes: int = 512, code_dim: int = 64, downsample: int = 8, width: int = 64, blocks: int = 2):
+        super().__init__()
+        if downsample not in (2, 4, 8, 16, 32):
+            raise ValueError(f"downsample must be 2, 4, 8, 16 or 32, got {downsample}")
+        self.downsample = downsample
+        self.arguments = dict(num_codes=num_codes, code_dim=code_dim, downsample=downsample, width=width, blocks=blocks)
+        self.encoder = Encoder(code_dim, downsample, width, blocks)
+        self.quantizer = VectorQuantizer(num_codes, code_dim)
+        self.decoder = Decoder(code_dim, downsample, width, blocks)
+
+    def forward(self, images: Tensor) -> VQVAEOutput:
+        """Encode, quantise and decode `[B, 1, H, W]` slices; H and W must be multiples of f. Changes no state."""
+        latents = self.latents(images)
+        out = self.quantizer(latents)
+        return VQVAEOutput(self.decoder(out.quantized).float(), out.codes, out.commitment_loss, latents.detach().float())
+
+    @torch.no_grad()
+    def start(self, images: Tensor) -> None:
+        """Scale the untrained encoder so that its latents of `[B, 1, H, W]` slices have zero mean and unit variance, then
+        place the codes among them.
+
+        Untrained latents are tiny, and a decoder that is fed almost nothing learns slowly.
+        """
+        latents = self.latents(images)
+        mean, scale = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp(min=1e-6)
+        last = self.encoder.layers[-1]
+        last.weight.div_(scale[:, None, None, None])
+        last.bias.sub_(mean).div_(scale)
+        self.quantizer.start((latents - mean[:, None, None]) / scale[:, None, None])
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Encoder output before quantisation, `[B, D, h, w]`.
+
+        Raises:
+            ValueError: when the images are not `[B, 1, H, W]` with H and W multiples of f.
+        """
+        if images.dim() != 4 or images.shape[1] != 1:
+            raise ValueError(f"expected images of shape [B, 1, H, W], got {list(images.shape)}")
+        height, width = images.shape[2:]
+        if height % self.downsample or width % self.downsample:
+            raise ValueError(f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}")
+        return self.encoder(images)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices.
+
+        Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self.quantizer.nearest(self.latents(images.float()))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""
+        return self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
+
+
+def window_ssim(images: Tensor, targets: Tensor, window: int = 7, stride: int = 2) -> Tensor:
+    """Mean SSIM over uniform windows: a loss term that costs next to nothing (average pooling, no Gaussian filter).
+
+    For training only: `metrics.py` scores with the standard 11x11 Gaussian window. Both `[B, 1, H, W]`, range 0..1.
+    """
+    window = min(window, *images.shape[2:])
+
+    def local_mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, window, stride)
+
+    c1, c2 = 0.01**2, 0.03**2  # Wang et al. 2004, data range 1
+    mu_x, mu_y = local_mean(images), local_mean(targets)
+    var_x = local_mean(images * images) - mu_x * mu_x
+    var_y = local_mean(targets * targets) - mu_y * mu_y
+    cov = local_mean(images * targets) - mu_x * mu_y
+    return ((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))).mean()
+
+
+def reconstruction_loss(images: Tensor, targets: Tensor, ssim_weight: float = 0.2) -> Tensor:
+    """Mean absolute error plus `ssim_weight` times (1 - windowed SSIM); `[B, 1, H, W]` each, scalar out."""
+    images, targets = images.float(), targets.float()
+    return F.l1_loss(images, targets) + ssim_weight * (1 - window_ssim(images, targets))
