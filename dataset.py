@@ -110,10 +110,7 @@ class Split:
             yield indices, self.batch(indices, frame)
 
     def evenly(self, count: int) -> "Split":
-        """At most `count` slices spread evenly over the split, the same ones every time.
-
-        The stride avoids the number of slices a subject has, so that all positions are met.
-        """
+        """At most `count` slices spread evenly over the split, the same ones every time."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         return Split(self.images[chosen], [self.subjects[i] for i in chosen], [self.names[i] for i in chosen],
                      *(None if a is None else a[chosen] for a in (self.numbers, self.positions)))
@@ -174,7 +171,8 @@ def _grow(filled: np.ndarray, size: int, multiple: int) -> tuple[int, int]:
 
 
 def load_folder(root: str | Path, cache: str | Path = ".cache", image_size: int | None = None,
-                 progress: ProgressFactory | None = None) -> Dataset:
+                progress: ProgressFactory | None = None, required: str | None = "train",
+                slices_per_subject: int | None = None) -> Dataset:
     """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
 
     Each split is decoded once into a memory-mapped array under `cache`; a file added, removed or changed is noticed.
@@ -282,7 +280,7 @@ def load_cohort(image_size: int | None = None, cache: str | Path = ".cache", pro
     """The built-in synthetic cohort (see `cohort.py`), made once and cached. The same slices on every call.
 
     Args:
-        image_size: pixels a side; 128 (2 mm pixels) when None.
+        image_size: pixels a side, over a field of view of 256 mm; `cohort.IMAGE_SIZE` when None.
         cache: folder for the finished arrays.
         progress: makes the bar shown while drawing, such as `utils.Progress`.
         subjects: how many of each split; `cohort.SUBJECTS` when None.

@@ -6,6 +6,7 @@
 Prints the table of scores and writes it to scores_<split>.json in the run folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Settings:
     cache: str = flag(".cache", "Folder for decoded slices.")
 
 
-def main() -> None:
-    settings = Settings(**parse_flags(Settings, __doc__))
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = Settings(**parse_flags(Settings, __doc__, argv))
     folder = Path(settings.run) if settings.run else newest_run()
     run = load_run(folder, resolve_device(settings.device))
     data = load_data(settings, run)

@@ -176,42 +176,49 @@ def codes_beside_slices(codes: np.ndarray, images: np.ndarray, path: Path, title
 def architecture(path: Path, downsample: int, num_codes: int, code_dim: int, frame: tuple[int, int],
                  channels: int, layers: int) -> None:
     """The diagram of both stages, with the shapes of this run. frame: (height, width) that the networks see."""
-    figure, axis = plt.subplots(figsize=(13, 4.6))
-    axis.set(xlim=(0, 13), ylim=(0, 4.6))
+    figure, axis = plt.subplots(figsize=(13, 4.4), layout="constrained")
+    axis.set(xlim=(0, 13), ylim=(0.2, 4.5))
     axis.axis("off")
     height, width = frame
     map_shape = f"{height // downsample}x{width // downsample}"
-    boxes = {
-        "slice": (0.1, 3.0, f"slice\n1x{height}x{width}\n(content frame)", "#f0f0f0"),
-        "encoder": (2.3, 3.0, f"encoder\nspace-to-depth,\nresidual blocks, /{downsample}", "#cfe2f3"),
-        "latents": (4.5, 3.0, f"latents\n{code_dim}x{map_shape}", "#f0f0f0"),
-        "quantizer": (6.7, 3.0, f"nearest of\nK = {num_codes} codes\n(EMA codebook)", "#fff2cc"),
-        "decoder": (8.9, 3.0, f"decoder\nresidual blocks,\nsub-pixel, x{downsample}", "#cfe2f3"),
-        "out": (11.1, 3.0, f"reconstruction\n1x{height}x{width}\nL1 + windowed SSIM", "#f0f0f0"),
-        "codes": (6.7, 0.6, f"code map\n{map_shape}\nindices 0..{num_codes - 1}", "#fff2cc"),
-        "prior": (3.4, 0.6, f"gated PixelCNN\n{layers} layers, {channels} channels\np(code | above, left, place)", "#d9ead3"),
-        "position": (0.1, 0.6, "slice position\n0 (lowest) .. 1", "#f0f0f0"),
-        "sampled": (10.0, 0.6, "sampled code map\n-> decoder -> new slice", "#f4cccc"),
-    }
-    sizes = {name: (2.6 if name in ("prior", "sampled") else 1.8, 1.1) for name in boxes}
-    for name, (x, y, text, colour) in boxes.items():
-        axis.add_patch(FancyBboxPatch((x, y), *sizes[name], boxstyle="round,pad=0.03", facecolor=colour, edgecolor="#444444"))
-        axis.text(x + sizes[name][0] / 2, y + sizes[name][1] / 2, text, ha="center", va="center", fontsize=9)
+    upper, lower, box_height = 2.9, 0.6, 1.1
+    boxes = [  # left edge, lower edge, width, text, colour
+        (0.1, upper, 1.7, f"slice\n1x{height}x{width}\n(content frame)", "#f0f0f0"),
+        (2.3, upper, 1.7, f"encoder\nspace-to-depth,\nresidual blocks, /{downsample}", "#cfe2f3"),
+        (4.5, upper, 1.7, f"latents\n{code_dim}x{map_shape}", "#f0f0f0"),
+        (6.7, upper, 1.7, f"nearest of\nK = {num_codes} codes\n(EMA codebook)", "#fff2cc"),
+        (8.9, upper, 1.7, f"decoder\nresidual blocks,\nsub-pixel, x{downsample}", "#cfe2f3"),
+        (11.1, upper, 1.8, f"reconstruction\n1x{height}x{width}\nL1 + windowed SSIM", "#f0f0f0"),
+        (0.1, lower, 1.7, "slice position\n0 (lowest) .. 1", "#f0f0f0"),
+        (2.9, lower, 2.7, f"gated PixelCNN\n{layers} layers, {channels} channels\np(code | above, left, place)", "#d9ead3"),
+        (6.7, lower, 1.7, f"code map\n{map_shape}\nindices 0..{num_codes - 1}", "#fff2cc"),
+        (8.9, lower, 1.7, "sampled code map\n(code by code,\nrows cached)", "#f4cccc"),
+        (11.1, lower, 1.8, "new slice", "#f4cccc"),
+    ]
+    for left, bottom, box_width, text, colour in boxes:
+        axis.add_patch(FancyBboxPatch((left, bottom), box_width, box_height, boxstyle="round,pad=0.03", facecolor=colour,
+                                      edgecolor="#444444"))
+        axis.text(left + box_width / 2, bottom + box_height / 2, text, ha="center", va="center", fontsize=9.5)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], label: str = "", style: str = "-") -> None:
-        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, linestyle=style, color="#444444"))
-        axis.text((start[0] + end[0]) / 2 + 0.08, (start[1] + end[1]) / 2 + 0.1, label, fontsize=8, color="#444444")
+    def arrow(start: tuple[float, float], end: tuple[float, float], label: str = "", bend: float = 0.0,
+              at: tuple[float, float] | None = None) -> None:
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="#444444",
+                                       connectionstyle=f"arc3,rad={bend}"))
+        if label:
+            axis.text(*at, label, fontsize=8.5, color="#444444", ha="center")
 
-    for x in (1.93, 4.13, 6.33, 8.53, 10.73):
-        arrow((x, 3.55), (x + 0.34, 3.55))
-    arrow((7.6, 2.95), (7.6, 1.75), "indices")
-    arrow((6.65, 1.15), (6.05, 1.15), "train")
-    arrow((1.95, 1.15), (3.35, 1.15), "in every gate")
-    arrow((4.7, 0.55), (11.3, 0.55), "")
-    axis.text(8.0, 0.22, "sample code by code, rows cached", ha="center", fontsize=8, color="#444444")
-    arrow((10.6, 1.75), (9.9, 2.95), "decode", "--")
-    axis.text(0.1, 4.35, "Stage 1: VQ-VAE", fontsize=11, weight="bold")
-    axis.text(0.1, 1.95, "Stage 2: prior over code maps", fontsize=11, weight="bold")
+    middle = upper + box_height / 2
+    for left in (1.85, 4.05, 6.25, 8.45, 10.65):
+        arrow((left, middle), (left + 0.4, middle))
+    arrow((7.55, upper - 0.05), (7.55, lower + box_height + 0.05), "indices", at=(7.95, 2.25))
+    middle = lower + box_height / 2
+    arrow((1.85, middle), (2.85, middle), "in every\ngate", at=(2.35, middle + 0.12))
+    arrow((6.65, middle), (5.65, middle), "train on", at=(6.15, middle + 0.12))
+    arrow((4.3, lower - 0.05), (9.7, lower - 0.05), "sample", bend=0.06, at=(6.1, 0.22))
+    arrow((9.9, lower + box_height + 0.05), (9.9, upper - 0.05), "decode", at=(9.5, 2.25))
+    arrow((10.3, upper - 0.05), (11.9, lower + box_height + 0.05))
+    axis.text(0.1, upper + box_height + 0.2, "Stage 1: VQ-VAE", fontsize=11, weight="bold")
+    axis.text(0.1, lower + box_height + 0.2, "Stage 2: prior over code maps", fontsize=11, weight="bold")
     _save(figure, path)
 
 

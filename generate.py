@@ -8,6 +8,7 @@ Writes a grid of code maps (generated_q.png) and a grid of the slices they decod
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Settings:
         require(self.out is None or not Path(self.out).is_file(), f"--out {self.out} is a file; expected a folder")
 
 
-def main() -> None:
-    settings = Settings(**parse_flags(Settings, __doc__))
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
     folder = Path(settings.run) if settings.run else newest_run("prior.safetensors")
     run = load_run(folder, resolve_device(settings.device))

@@ -50,7 +50,7 @@ class GatedLayer(nn.Module):
         kernel: n, odd; the vertical kernel is n wide and sees (n + 1) // 2 rows, the horizontal one as many columns.
         first: the first layer sees codes, so its kernels leave out the current row and the current column. Later layers
             see features that know only the past, so theirs include them.
-        dropout: share of horizontal features zeroed in training.
+        dropout: share of the horizontal stack's channels zeroed in training, a whole map at a time.
     """
 
     def __init__(self, channels: int, kernel: int, first: bool, dropout: float):
@@ -61,7 +61,7 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(channels, 2 * channels, (1, past))
         self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, v: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """`v`, `h` `[B, C, h, w]`, `condition` `[B, 4C]` gate biases (vertical, then horizontal) or None."""
@@ -90,7 +90,7 @@ class GatedPixelCNN(nn.Module):
         channels: C of both stacks.
         layers: gated layers; the first has a kernel of `first_kernel`, the others of 3.
         first_kernel: odd.
-        dropout: on the horizontal features, in training.
+        dropout: share of channels dropped in each layer's horizontal stack, in training.
         position: condition every gate on the slice's place in the volume; a place that is not given is a value of its own.
         map_size: (h, w); where given, the prior knows where on the map it is (slices are registered to an atlas) through
             a learned map added to the horizontal features and a learned bias of the logits, and takes maps of this size alone.
@@ -148,7 +148,6 @@ class GatedPixelCNN(nn.Module):
             return
         self.logit_bias.copy_(positional_marginal(codes, self.num_codes, smoothing).log().to(self.logit_bias))
 
-    @torch.inference_mode()
     def sample(self, batch: int, height: int, width: int, position: Tensor | None = None, temperature: float = 1.0,
                top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
                progress: Callable[[int], None] | None = None) -> Tensor:
@@ -173,9 +172,11 @@ class GatedPixelCNN(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self._sample(batch, height, width, position, Draw(temperature, top_k, top_p), generator, progress)
+            with torch.inference_mode():
+                codes = self._sample(batch, height, width, position, Draw(temperature, top_k, top_p), generator, progress)
         finally:
             self.train(was_training)
+        return codes.clone()  # out of inference mode, so that the caller may train on it
 
     def _sample(self, batch: int, height: int, width: int, position: Tensor | None, draw: "Draw",
                 generator: torch.Generator | None, progress: Callable[[int], None] | None) -> Tensor:

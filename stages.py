@@ -15,14 +15,20 @@ from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
 
 COMMITMENT = 0.25  # beta of arXiv 1711.00937
-EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch; the final scores are over all
+CONTINUOUS_SHARE, CONTINUOUS_STEPS = 0.1, 200  # share of the VQ-VAE's steps, and steps at most, without quantising
+PLACING_SLICES = 128  # training slices whose latents the codes are placed among
+EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position is withheld from the prior
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
 
 class VQVAEStage(Stage):
-    """Trains the VQ-VAE on the frames of the training slices; scored by SSIM on whole validation slices."""
+    """Trains the VQ-VAE on the frames of the training slices; scored by SSIM on whole validation slices.
+
+    The first steps train a plain autoencoder: the codes are then placed among latents that already mean something, and
+    nearly all of them find use.
+    """
 
     name, score, higher_is_better = "vqvae", "validate_ssim", True
 
@@ -30,23 +36,34 @@ class VQVAEStage(Stage):
         self.model, self.train, self.frame, self.precision = model, train, frame, precision
         self.size = len(train)
         self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
-        self.scored = {"train": train.evenly(EPOCH_SCORE_SLICES // 2), "validate": validation.evenly(EPOCH_SCORE_SLICES)}
+        self.scored = {"train": train.evenly(scored_slices(self.size) // 2), "validate": validation.evenly(scored_slices(self.size))}
+        self.continuous = False  # whether this step trains without quantising
         self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
-        self.counts = torch.zeros(model.quantizer.num_codes, dtype=torch.int64)  # codes chosen since the epoch began
 
     def start(self, indices: np.ndarray) -> None:
         self.model.start(self._images(indices))
 
+    def before_step(self, step: int, steps: int) -> None:
+        first_quantised = min(CONTINUOUS_STEPS, round(CONTINUOUS_SHARE * steps))
+        self.continuous = step < first_quantised
+        if step == first_quantised:
+            self._place_codes()
+
     def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
         images = mirrored(self._images(indices))
         with autocast(images.device, self.precision):
-            out = self.model(images)
+            out = None if self.continuous else self.model(images)
+            decoded = self.model.autoencode(images) if out is None else out.images
+        reconstruction = reconstruction_loss(decoded, images)
+        if out is None:
+            return {"loss": reconstruction, "reconstruction": reconstruction.detach(), "commitment": torch.zeros(())}
         self.pending.append((out.latents, out.codes))
-        reconstruction = reconstruction_loss(out.images, images)
         return {"loss": reconstruction + COMMITMENT * out.commitment_loss, "reconstruction": reconstruction.detach(),
                 "commitment": out.commitment_loss.detach()}
 
     def after_step(self) -> dict[str, float]:
+        if self.continuous:
+            return {}
         latents, codes = (torch.cat(parts) for parts in zip(*self.pending))
         self.pending.clear()
         self.model.quantizer.update(latents, codes)
@@ -54,6 +71,8 @@ class VQVAEStage(Stage):
         return {"codes": usage.used, "perplexity": usage.perplexity}
 
     def validate(self, model: VQVAE) -> dict[str, float]:
+        if self.continuous:
+            self._place_codes()  # so that an early score is one of codes too
         scores = {}
         for name, split in self.scored.items():
             codes = encode_split(model, split, self.frame)
@@ -61,6 +80,13 @@ class VQVAEStage(Stage):
             scores |= {f"{name}_ssim": mean_ssim(model, split, codes, self.frame), f"{name}_codes_used": usage.used,
                        f"{name}_perplexity": usage.perplexity}
         return scores
+
+    @torch.no_grad()
+    def _place_codes(self) -> None:
+        """Put the codes among the latents of slices spread over the training split."""
+        chosen = np.unique(np.linspace(0, self.size - 1, min(self.size, PLACING_SLICES)).round().astype(int))
+        parts = [self.model.latents(self._images(part)).float() for part in np.array_split(chosen, -(-len(chosen) // self.micro_batch))]
+        self.model.quantizer.start(torch.cat(parts))
 
     def _images(self, indices: np.ndarray) -> Tensor:
         device = next(self.model.parameters()).device
@@ -94,10 +120,18 @@ class PriorStage(Stage):
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
-        some = np.unique(np.linspace(0, self.size - 1, min(self.size, EPOCH_SCORE_SLICES)).round().astype(int))
-        train_positions = None if self.positions["train"] is None else self.positions["train"][some]
-        return {"train_bits": mean_bits(model, self.train[torch.from_numpy(some)], train_positions),
-                "validate_bits": mean_bits(model, self.validation, self.positions["validate"])}
+        return {f"{name}_bits": self._some_bits(model, codes, self.positions[name])
+                for name, codes in (("train", self.train), ("validate", self.validation))}
+
+    def _some_bits(self, model: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
+        count = min(len(codes), scored_slices(self.size))
+        some = np.unique(np.linspace(0, len(codes) - 1, count).round().astype(int))
+        return mean_bits(model, codes[torch.from_numpy(some)], None if positions is None else positions[some])
+
+
+def scored_slices(training_slices: int) -> int:
+    """How many slices to score after an epoch, so that scoring takes no large part of the time."""
+    return max(8, min(EPOCH_SCORE_SLICES, training_slices // 2))
 
 
 def mirrored(images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ work on it.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Settings:
     data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where "
                                   "it is not given.")
     image_size: int | None = flag(None, "Resample slices to this many pixels a side; their own size where it is not given "
-                                        "(128 for the built-in cohort).")
+                                        "(112 for the built-in cohort).")
     out: str | None = flag(None, "Run folder; a new one under runs/ where it is not given.")
     seed: int = flag(0, "Seed of everything random.")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
@@ -111,8 +112,8 @@ class Job:
         return FitSettings(epochs, batch, lr, s.patience, s.seed, s.save_every)
 
 
-def main() -> None:
-    given = parse_flags(Settings, __doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    given = parse_flags(Settings, __doc__, argv)
     settings, folder = plan(given)
     settings.check()
     started = time.monotonic()
@@ -231,7 +232,7 @@ def train_prior(job: Job, done: list[str]) -> None:
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
     known = splits["train"].positions is not None
-    model = GatedPixelCNN(s.k, position=known, map_size=job.map_size).to(job.device, memory_format=torch.channels_last)
+    model = GatedPixelCNN(s.k, position=known, map_size=job.map_size).to(job.device)
     scored, validation = job.data.best_split("validate", "test")
     stage = PriorStage(model, codes["train"], codes[scored], splits["train"].positions, validation.positions, job.precision)
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)

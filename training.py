@@ -60,6 +60,9 @@ class Stage:
     def start(self, indices: np.ndarray) -> None:
         """Set up what depends on data, from the first batch; before the first step of a new run."""
 
+    def before_step(self, step: int, steps: int) -> None:
+        """Called before each of the run's `steps` steps, with its number from 0."""
+
     def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Mean losses of a (part of a) batch as scalars; "loss" is minimised, the others are shown."""
         raise NotImplementedError
@@ -160,10 +163,12 @@ class _Fit:
     def _step(self, batch: np.ndarray) -> dict[str, float]:
         place, stage = self.place, self.stage
         seed_everything(self.settings.seed, stage.name, place.epoch, place.step)
-        rate = self.settings.lr * self._rate(place.epoch * self.steps + place.step)
+        step = place.epoch * self.steps + place.step
+        rate = self.settings.lr * self._rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        stage.before_step(step, self.steps * self.settings.epochs)
         totals: dict[str, float] = {}
         for start in range(0, len(batch), stage.micro_batch):
             part = batch[start:start + stage.micro_batch]

@@ -284,6 +284,10 @@ class VQVAE(nn.Module):
         last.bias.sub_(mean).div_(scale)
         self.quantizer.start((latents - mean[:, None, None]) / scale[:, None, None])
 
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Encode and decode `[B, 1, H, W]` slices without quantising in between; unclamped."""
+        return self.decoder(self.latents(images)).float()
+
     def latents(self, images: Tensor) -> Tensor:
         """Encoder output before quantisation, `[B, D, h, w]`.
 
@@ -297,19 +301,20 @@ class VQVAE(nn.Module):
             raise ValueError(f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}")
         return self.encoder(images)
 
-    @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices.
 
         Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            return self.quantizer.nearest(self.latents(images.float()))
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            codes = self.quantizer.nearest(self.latents(images.float()))
+        return codes.clone()  # out of inference mode, so that the caller may train on it
 
-    @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""
-        return self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
+        with torch.inference_mode():
+            images = self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
+        return images.clone()
 
 
 def window_ssim(images: Tensor, targets: Tensor, window: int = 7, stride: int = 2) -> Tensor:

@@ -1,0 +1,241 @@
+"""The three command lines, end to end on small slices."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_slices
+from PIL import Image
+from safetensors.torch import load_file
+
+import evaluate
+import generate
+import train
+import training
+from training import read_metrics
+from utils import UserError, load_run
+
+SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
+RUN_FILES = {"config.json", "vqvae.safetensors", "prior.safetensors", "checkpoint.pt", "metrics.jsonl", "report.md",
+             "scores.json", "codes.safetensors", "images", "tensorboard"}
+PICTURES = {"vqvae_train_status.png", "prior_train_status.png", "original.png", "reconst.png", "test_q.png", "test_imgs.png",
+            "generated_q.png", "generated_imgs.png", "generated_q2.png", "generated_imgs2.png", "architecture.png",
+            "codes_and_slices.png", "real_and_generated.png"}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)  # tiny maps: two threads would spend their time waiting for each other
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(run folder, data folder, what training printed) of one small run that several tests look at."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("trained")
+    for split, subjects in (("train", range(4)), ("validate", range(4, 6)), ("test", range(6, 8))):
+        draw_slices(root / "slices", split, subjects)
+    done = subprocess.run([sys.executable, str(Path(train.__file__)), *SMALL, "--data", str(root / "slices"), "--out",
+                           str(root / "run"), "--cache", str(root / "cache")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return root / "run", root / "slices", done.stdout
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "vqvae.safetensors").read_bytes() + (folder / "prior.safetensors").read_bytes()
+
+
+def test_run_folder_is_complete(trained):
+    run, _, printed = trained
+    assert {path.name for path in run.iterdir()} == RUN_FILES
+    assert {path.name for path in (run / "images").iterdir()} == PICTURES
+    assert list((run / "tensorboard").iterdir())
+    assert [(r["stage"], r["epoch"]) for r in read_metrics(run)] == [("vqvae", 1), ("vqvae", 2), ("prior", 1), ("prior", 2)]
+    config = json.loads((run / "config.json").read_text())
+    assert config["flags"]["k"] == 16 and config["data"]["splits"]["train"] == {"slices": 16, "subjects": 4}
+    report = (run / "report.md").read_text()
+    assert all(f"images/{name}" in report for name in PICTURES)
+    scores = json.loads((run / "scores.json").read_text())
+    assert set(scores) == {"test", "validate"}
+    assert f"Average SSIM on test dataset: {scores['test']['ssim']:.4f}" in printed
+    assert "SSIM, whole slice" in printed and str(run / "images") in printed
+
+
+@pytest.mark.parametrize("split", ["validate", "test"])
+def test_evaluate_reprints_the_runs_scores(trained, split, capsys):
+    run, data, _ = trained
+    evaluate.main(["--run", str(run), "--data", str(data), "--split", split, "--out", "again.json"])
+    again = json.loads(Path("again.json").read_text())
+    assert again[split] == json.loads((run / "scores.json").read_text())[split]
+    assert f"Average SSIM on {split} dataset: {again[split]['ssim']:.4f}" in capsys.readouterr().out
+
+
+def test_generate_writes_grids_and_slices(trained):
+    run, _, _ = trained
+    generate.main(["--run", str(run), "--n", "5", "--slice", "2", "--temperature", "0.8", "--seed", "3", "--out", "out", "--png"])
+    files = sorted(path.name for path in Path("out/slices").iterdir())
+    assert files == [f"sample_{i:04d}_slice_2.png" for i in range(5)]
+    for name in files:
+        with Image.open(f"out/slices/{name}") as image:
+            assert image.size == (56, 40) and image.mode == "L"
+    assert {path.name for path in Path("out").glob("*.png")} == {"generated_q.png", "generated_imgs.png"}
+
+
+def test_generate_is_seeded(trained):
+    run, _, _ = trained
+    for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        generate.main(["--run", str(run), "--n", "4", "--seed", seed, "--out", out, "--png"])
+    first, again, other = ([path.read_bytes() for path in sorted(Path(out, "slices").iterdir())] for out in "abc")
+    assert first == again != other
+
+
+def test_load_run_gives_working_models(trained):
+    vqvae, prior, frame, config = load_run(trained[0])
+    position = torch.tensor([0.5])
+    height, width = frame.height // config["flags"]["downsample"], frame.width // config["flags"]["downsample"]
+    codes = prior.sample(1, height, width, position)
+    image = frame.pad(vqvae.decode(codes))
+    assert image.shape == (1, 1, 40, 56) and prior(codes, position).shape == (1, 16, height, width)
+    assert not vqvae.training and not prior.training
+
+
+def test_one_seed_gives_the_same_weights_and_another_gives_others(slices):
+    for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        train.main([*SMALL, "--data", str(slices), "--seed", seed, "--out", out])
+    assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 7, 10])
+def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys):
+    """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
+    train.main([*SMALL, "--data", str(slices), "--out", "whole"])
+    taken, step = [], training._Fit._step
+
+    def counted(self, batch):
+        taken.append(1)
+        if len(taken) == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(training._Fit, "_step", counted)
+    with pytest.raises(SystemExit) as stop:
+        train.main([*SMALL, "--data", str(slices), "--out", "parts"])
+    assert stop.value.code == 143 and "--resume --out parts" in capsys.readouterr().out
+    train.main(["--resume", "--out", "parts"])
+    assert weights(Path("parts")) == weights(Path("whole"))
+    strip = [{key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(Path("parts"))]
+    assert strip == [{key: value for key, value in r.items() if key != "seconds"} for r in read_metrics(Path("whole"))]
+    capsys.readouterr()
+    train.main(["--resume", "--out", "parts"])
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch):
+    scores = iter([0.5, 0.7, 0.6, 0.6, 0.9])
+    seen = []
+
+    def validate(self, model):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {f"{split}_{name}": next(scores) if (split, name) == ("validate", "ssim") else 1
+                for split in ("train", "validate") for name in ("ssim", "codes_used", "perplexity")}
+
+    monkeypatch.setattr("stages.VQVAEStage.validate", validate)
+    train.main([*SMALL, "--epoch", "5", "--patience", "2", "--stage", "vqvae", "--data", str(slices), "--out", "run"])
+    assert len(seen) == 4
+    kept = load_file("run/vqvae.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in seen[1].items())
+    assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
+
+
+def test_one_stage_can_be_run_anew(slices):
+    train.main([*SMALL, "--data", str(slices), "--out", "run"])
+    vqvae, prior = Path("run/vqvae.safetensors").read_bytes(), Path("run/prior.safetensors").read_bytes()
+    train.main(["--stage", "prior", "--lr_prior", "0.01", "--out", "run"])
+    assert Path("run/vqvae.safetensors").read_bytes() == vqvae
+    assert Path("run/prior.safetensors").read_bytes() != prior
+    assert json.loads(Path("run/config.json").read_text())["flags"]["lr_prior"] == 0.01
+    assert [r["epoch"] for r in read_metrics(Path("run")) if r["stage"] == "prior"] == [1, 2]
+
+
+def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys):
+    train.main([*SMALL, "--data", str(draw_slices(tmp_path / "a", "train", range(3))), "--out", "a"])
+    printed = capsys.readouterr().out
+    assert "note: no validate split" in printed and "note: no test split" in printed
+    assert "Average SSIM on train dataset: " in printed
+    draw_slices(tmp_path / "b", "train", range(3))
+    train.main([*SMALL, "--data", str(draw_slices(tmp_path / "b", "validate", range(3, 4))), "--out", "b"])
+    assert "Average SSIM on validate dataset: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("slices_of, size, extra", [
+    (range(1), (24, 32), ["--downsample", "4"]),  # two images
+    (range(2), (8, 40), []),  # code maps of one row
+    (range(2), (40, 8), []),  # and of one column
+    (range(2), (33, 71), ["--downsample", "16"]),  # no multiple of anything
+])
+def test_unusual_shapes(tmp_path, slices_of, size, extra):
+    data = draw_slices(tmp_path / "data", "train", slices_of, slices=2, size=size)
+    train.main([*SMALL, *extra, "--data", str(data), "--out", "run"])
+    generate.main(["--run", "run", "--n", "3"])
+    scores = json.loads(Path("run/scores.json").read_text())["train"]
+    assert scores["slices"] == 2 * len(slices_of) and np.isfinite([scores["ssim"], scores["ssim_frame"]]).all()
+
+
+def test_bf16_training_gives_float32_codes(slices):
+    train.main([*SMALL, "--precision", "bf16", "--data", str(slices), "--out", "run"])
+    assert json.loads(Path("run/config.json").read_text())["versions"]["precision"] == "bf16"
+
+
+def test_hyphens_are_understood(slices):
+    train.main(["--epoch", "1", "--epoch-prior", "1", "--batch-prior=4", "--k", "16", "--data", str(slices), "--out", "run"])
+    assert json.loads(Path("run/config.json").read_text())["flags"]["batch_prior"] == 4
+
+
+def test_a_run_is_not_overwritten_and_flags_of_a_resumed_run_are_held(trained):
+    run, data, _ = trained
+    with pytest.raises(UserError, match="already holds a run"):
+        train.main(["--data", str(data), "--out", str(run)])
+    with pytest.raises(UserError, match="--k is 32, but the run in .* was started with 16"):
+        train.main(["--resume", "--k", "32", "--out", str(run)])
+
+
+@pytest.mark.parametrize("program, arguments, message", [
+    ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
+    ("train.py", ["--epoch", "0"], "--epoch is 0; expected at least 1"),
+    ("train.py", ["--k", "1"], "--k is 1; expected 2 to 65536"),
+    ("train.py", ["--device", "quantum"], "--device quantum: this machine"),
+    ("train.py", ["--epoch_priors", "3"], "unknown flag --epoch_priors; did you mean --epoch_prior?"),
+    ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
+    ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
+    ("generate.py", ["--n", "0"], "--n is 0; expected 1 to 10000"),
+    ("evaluate.py", [], "no run under runs/"),
+])
+def test_mistakes_get_one_sentence_and_status_2(program, arguments, message):
+    path = Path(train.__file__).parent / program
+    done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_slice_out_of_range_and_run_without_prior(trained, slices):
+    run, _, _ = trained
+    with pytest.raises(UserError, match="--slice is 4; this run has slices 0 to 3"):
+        generate.main(["--run", str(run), "--slice", "4"])
+    train.main([*SMALL, "--stage", "vqvae", "--data", str(slices), "--out", "first"])
+    with pytest.raises(UserError, match="has no prior"):
+        generate.main(["--run", "first"])
+
+
+def test_help_shows_every_default(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("--epoch EPOCH", "(default: 50)", "(default: 32)", "(default: 0.002)", "(default: 100)", "(default: 64)",
+                 "(default: 0.001)", "(default: 512)", "(default: 8)"):
+        assert part in text

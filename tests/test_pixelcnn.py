@@ -1,0 +1,176 @@
+"""Laws of the prior and its sampler."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metrics import bits_per_code
+from pixelcnn import Draw, GatedPixelCNN, positional_marginal, uniform_noise
+
+SIZES = [(11, 7), (1, 6), (5, 1), (1, 1), (4, 9)]
+
+
+def small(**changes) -> GatedPixelCNN:
+    """A prior whose every parameter is random, biases and location maps included, so that nothing hides in a zero; the
+    head's ReLUs are smooth, since a gradient that they happen to cut off would look like a blind spot."""
+    model = GatedPixelCNN(**(dict(num_codes=6, channels=5, layers=3, first_kernel=5) | changes)).double().eval()
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    model.head[0] = model.head[2] = torch.nn.Softplus()
+    return model
+
+
+def influence(model: GatedPixelCNN, height: int, width: int, position: torch.Tensor | None) -> torch.Tensor:
+    """`[h*w, h*w]` bool: does the logit at (row) change with the code embedding at (column)?"""
+    codes = torch.randint(0, model.num_codes, (1, height, width))
+    table = model.embedding.weight.detach()
+    embedded = table[codes].requires_grad_()
+    model.embedding.forward = lambda _: embedded  # gradients with respect to what stands at each place
+    logits = model(codes, position)[0].sum(0)
+    rows = []
+    for place in range(height * width):
+        gradient, = torch.autograd.grad(logits.flatten()[place], embedded, retain_graph=True, allow_unused=True)
+        rows.append(torch.zeros(height * width, dtype=torch.bool) if gradient is None
+                    else (gradient[0].abs().sum(-1) > 0).flatten())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("height, width", SIZES)
+def test_no_future_code_leaks_and_no_past_code_is_blind(height, width, conditioned):
+    model = small(layers=12, position=conditioned, map_size=(height, width) if conditioned else None)
+    seen = influence(model, height, width, torch.tensor([0.3]).double() if conditioned else None)
+    places = height * width
+    expected = torch.ones(places, places).tril(-1).bool()
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("layers", range(1, 12))
+def test_receptive_field_grows_without_a_blind_spot(layers):
+    height, width = 11, 7
+    seen = influence(small(layers=layers, first_kernel=3, position=False), height, width, None)
+    for place in range(height * width):
+        row, column = divmod(place, width)
+        for other in range(height * width):
+            up, right = row - other // width, other % width - column
+            # each layer reaches one row up and one column to either side; the first sees strictly above, strictly left
+            reached = (up == 0 and -layers <= right < 0) or (0 < up <= layers and abs(right) <= layers)
+            assert seen[place, other] == reached, (place, other)
+
+
+def test_conditions_change_every_logit_and_can_be_switched_off():
+    codes = torch.randint(0, 6, (2, 4, 5))
+    model = small()
+    low, high = (model(codes, torch.full((2,), value).double()) for value in (0.1, 0.9))
+    assert ((low - high).abs() > 1e-9).all()
+    nothing = model(codes)
+    assert torch.equal(nothing, model(codes, torch.full((2,), math.nan).double()))
+    mixed = model(codes, torch.tensor([0.1, math.nan]).double())
+    assert torch.allclose(mixed[0], low[0]) and torch.allclose(mixed[1], nothing[1])
+    plain = small(position=False)
+    assert torch.equal(plain(codes, torch.tensor([0.1, 0.2])), plain(codes))
+
+
+def test_other_map_sizes_are_refused_only_where_location_is_learned():
+    with pytest.raises(ValueError, match="trained on code maps of 4x5, got 5x4"):
+        small(map_size=(4, 5))(torch.zeros(1, 5, 4, dtype=torch.int64))
+    assert small()(torch.zeros(1, 5, 4, dtype=torch.int64)).shape == (1, 6, 5, 4)
+
+
+def naive_sample(model, batch, height, width, position, draw, seed):
+    """One full forward pass a code."""
+    uniform = uniform_noise(batch, height, width, torch.Generator().manual_seed(seed))
+    codes = torch.zeros(batch, height, width, dtype=torch.int64)
+    for row in range(height):
+        for column in range(width):
+            codes[:, row, column] = draw(model(codes, position)[:, :, row, column], uniform[:, row, column])
+    return codes
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers):
+    model = small(layers=layers, position=conditioned, map_size=(height, width) if conditioned else None)
+    position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
+    for options in ({}, {"temperature": 0.7}, {"top_k": 2}, {"top_p": 0.6}, {"temperature": 1.5, "top_k": 4, "top_p": 0.9}):
+        expected = naive_sample(model, 3, height, width, position, Draw(**options), seed=3)
+        sampled = model.sample(3, height, width, position, generator=torch.Generator().manual_seed(3), **options)
+        assert torch.equal(sampled, expected), options
+
+
+def test_sampled_map_scores_the_same_logits_when_recomputed(monkeypatch):
+    model = small(num_codes=20, channels=16, layers=6, map_size=(6, 8)).float()
+    seen, original = [], Draw.__call__
+    monkeypatch.setattr(Draw, "__call__", lambda self, logits, uniform: seen.append(logits) or original(self, logits, uniform))
+    position = torch.tensor([0.2, 0.8])
+    codes = model.sample(2, 6, 8, position)
+    recomputed = model(codes, position)
+    assert torch.allclose(torch.stack(seen, 2).view(2, 20, 6, 8), recomputed, atol=1e-4)
+
+
+def test_sampling_is_seeded_and_leaves_the_model_as_it_was():
+    model = small().train()
+    first, again, other = (model.sample(2, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert model.training
+
+
+def test_samples_follow_the_distribution():
+    probabilities = torch.tensor([[0.5, 0.0, 0.3, 0.2]])
+    uniform = torch.linspace(0, 1, 10001, dtype=torch.float64)
+    drawn = Draw()(probabilities.log().expand(len(uniform), 4), uniform)
+    shares = drawn.bincount(minlength=4) / len(uniform)
+    assert torch.allclose(shares, probabilities[0], atol=1e-3)
+    assert shares[1] == 0
+
+
+def test_top_k_and_top_p_keep_the_likeliest():
+    logits = torch.tensor([[0.4, 0.1, 0.3, 0.2]]).log()
+    assert (Draw(top_k=2).probabilities(logits)[0] > 0).tolist() == [True, False, True, False]
+    assert (Draw(top_p=0.65).probabilities(logits)[0] > 0).tolist() == [True, False, True, False]
+    assert (Draw(top_p=0.01).probabilities(logits)[0] > 0).tolist() == [True, False, False, False]
+    sharp = Draw(temperature=0.01)(logits.expand(100, 4), torch.rand(100))
+    assert (sharp == 0).all()
+    for wrong in ({"temperature": 0}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}):
+        with pytest.raises(ValueError):
+            Draw(**wrong)
+
+
+def test_positional_marginal_is_a_distribution_near_the_counts():
+    codes = torch.randint(0, 5, (200, 3, 4))
+    codes[:, 1, 2] = 4
+    marginal = positional_marginal(codes, 5)
+    assert torch.allclose(marginal.sum(0), torch.ones(3, 4))
+    assert marginal[4, 1, 2] > 0.99 and (marginal > 0).all()
+
+
+def test_start_from_marginal_scores_as_the_marginal():
+    codes = torch.randint(0, 6, (50, 4, 5)) % torch.randint(1, 7, (1, 4, 5))
+    model = GatedPixelCNN(num_codes=6, channels=4, layers=2, map_size=(4, 5)).eval()
+    torch.nn.init.zeros_(model.head[-1].weight)
+    torch.nn.init.zeros_(model.head[-1].bias)
+    model.start_from_marginal(codes)
+    chosen = positional_marginal(codes, 6).flatten(1).gather(0, codes.flatten(1)).log2()
+    assert bits_per_code(model(codes), codes).mean().item() == pytest.approx(-chosen.mean().item(), abs=1e-4)
+
+
+def test_training_learns_a_pattern_that_needs_above_left_and_position():
+    torch.manual_seed(1)
+    position = torch.rand(256)
+    codes = torch.zeros(256, 6, 6, dtype=torch.int64)
+    codes[:, 0], codes[:, :, 0] = torch.randint(0, 4, (256, 6)), torch.randint(0, 4, (256, 6))
+    for row in range(1, 6):
+        for column in range(1, 6):
+            codes[:, row, column] = (codes[:, row - 1, column] + codes[:, row, column - 1] + (position > 0.5)) % 4
+    model = GatedPixelCNN(num_codes=4, channels=24, layers=3, first_kernel=3, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(120):
+        loss = F.cross_entropy(model(codes, position), codes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    inside = F.cross_entropy(model(codes, position), codes, reduction="none")[:, 1:, 1:].mean() / math.log(2)
+    assert inside < 0.2, "2 bits when nothing is learned"
