@@ -1,6 +1,6 @@
 """The second stage: a gated PixelCNN (arXiv 1606.05328) over code maps, and its cached sampler.
 
-    prior = GatedPixelCNN(num_codes=512, channels=64, layers=15, map_size=(22, 26))
+    prior = GatedPixelCNN(num_codes=512, channels=64, layers=15)
     logits = prior(codes, position)          # codes [B, h, w] int64, position [B] in 0..1 -> [B, K, h, w]
     loss = F.cross_entropy(logits, codes)    # nats per code
 
@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-POSITION_FREQUENCIES = 8
+PLACE_FREQUENCIES = 8
 
 
 @dataclass
@@ -92,28 +92,26 @@ class GatedPixelCNN(nn.Module):
         first_kernel: odd.
         dropout: share of channels dropped in each layer's horizontal stack, in training.
         position: condition every gate on the slice's place in the volume; a place that is not given is a value of its own.
-        map_size: (h, w); where given, the prior knows where on the map it is (slices are registered to an atlas) through
-            a learned map added to the horizontal features and a learned bias of the logits, and takes maps of this size alone.
-            None takes maps of any size.
+        location: tell the prior where on the map it is, as slices are registered to an atlas: a smooth function of the row's and
+            the column's share of the map, added to the features. Smooth, because a table with an entry a place learns by heart
+            what a few subjects happen to have there.
     """
 
     def __init__(self, num_codes: int = 512, channels: int = 64, layers: int = 15, first_kernel: int = 7,
-                 dropout: float = 0.1, position: bool = True, map_size: tuple[int, int] | None = None):
+                 dropout: float = 0.1, position: bool = True, location: bool = True):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
             raise ValueError(f"expected at least 1 layer and an odd first kernel, got {layers} and {first_kernel}")
         self.arguments = dict(num_codes=num_codes, channels=channels, layers=layers, first_kernel=first_kernel,
-                              dropout=dropout, position=position, map_size=map_size)
-        self.num_codes, self.map_size = num_codes, None if map_size is None else tuple(map_size)
+                              dropout=dropout, position=position, location=location)
+        self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList([GatedLayer(channels, first_kernel if i == 0 else 3, i == 0, dropout)
                                      for i in range(layers)])
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(),
                                   nn.Conv2d(2 * channels, num_codes, 1))
-        self.position = PositionEncoder(channels, layers * 4 * channels) if position else None
-        if map_size is not None:
-            self.location = nn.Parameter(torch.zeros(channels, *map_size))
-            self.logit_bias = nn.Parameter(torch.zeros(num_codes, *map_size))
+        self.position = PlaceEncoder(1, channels, layers * 4 * channels) if position else None
+        self.location = PlaceEncoder(2, channels, channels) if location else None
 
     def forward(self, codes: Tensor, position: Tensor | None = None) -> Tensor:
         """Logits of every code given the codes above it and to its left.
@@ -124,29 +122,21 @@ class GatedPixelCNN(nn.Module):
 
         Returns:
             `[B, K, h, w]` logits.
-
-        Raises:
-            ValueError: for maps of another size than `map_size`.
         """
-        self._check_size(*codes.shape[1:])
         conditions = self._conditions(position, len(codes))
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
+        location = self._location_map(*codes.shape[1:])
         for layer, condition in zip(self.layers, conditions):
             v, h = layer(v, h, condition)
-            if layer.first and self.map_size is not None:
-                h = h + self.location
-        logits = self.head(h)
-        return logits if self.map_size is None else logits + self.logit_bias
+            if layer.first:
+                h = h + location
+        return self.head(h)
 
     @torch.no_grad()
-    def start_from_marginal(self, codes: Tensor, smoothing: float = 1.0) -> None:
-        """Start the logit bias at the log of how often each code stands at each place of `[N, h, w]` training maps.
-
-        Counts are smoothed by `smoothing` draws of the code's overall frequency. Without `map_size` this does nothing.
-        """
-        if self.map_size is None:
-            return
-        self.logit_bias.copy_(positional_marginal(codes, self.num_codes, smoothing).log().to(self.logit_bias))
+    def start_from_marginal(self, codes: Tensor) -> None:
+        """Start the bias of the logits at the log of how often each code stands in `[N, h, w]` training maps."""
+        counts = torch.bincount(codes.flatten().long(), minlength=self.num_codes) + 1
+        self.head[-1].bias.copy_((counts / counts.sum()).log())
 
     def sample(self, batch: int, height: int, width: int, position: Tensor | None = None, temperature: float = 1.0,
                top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
@@ -168,7 +158,6 @@ class GatedPixelCNN(nn.Module):
         Returns:
             `[batch, height, width]` int64.
         """
-        self._check_size(height, width)
         was_training = self.training
         self.eval()
         try:
@@ -183,7 +172,7 @@ class GatedPixelCNN(nn.Module):
         weight = self.embedding.weight
         uniform = uniform_noise(batch, height, width, generator).to(weight.device)
         codes = torch.zeros(batch, height, width, dtype=torch.int64, device=weight.device)
-        conditions = self._conditions(position, batch)
+        conditions, location = self._conditions(position, batch), self._location_map(height, width)
         caches = [LayerCache(weight.new_zeros(batch, weight.shape[1], layer.vertical.kernel_size[0], width),
                              weight.new_zeros(0)) for layer in self.layers]
         for row in range(height):
@@ -191,7 +180,7 @@ class GatedPixelCNN(nn.Module):
             left = [weight.new_zeros(batch, weight.shape[1], layer.horizontal.kernel_size[1]) for layer in self.layers]
             code = None
             for column in range(width):
-                logits = self._step(caches, conditions, left, code, row, column)
+                logits = self._step(caches, left, code, location[:, row, column], column)
                 code = draw(logits, uniform[:, row, column])
                 codes[:, row, column] = code
             if progress is not None:
@@ -209,8 +198,8 @@ class GatedPixelCNN(nn.Module):
             newest = gate(features + v_bias)[:, :, 0]
             cache.vertical = (layer.vertical_to_horizontal(features) + h_bias)[:, :, 0]
 
-    def _step(self, caches: list[LayerCache], conditions: list[Tensor | None], left: list[Tensor], code: Tensor | None,
-              row: int, column: int) -> Tensor:
+    def _step(self, caches: list[LayerCache], left: list[Tensor], code: Tensor | None, location: Tensor,
+              column: int) -> Tensor:
         """Logits `[B, K]` at one place, given the code `[B]` to its left (None in the first column)."""
         h = None if code is None else self.embedding(code)
         for index, (layer, cache) in enumerate(zip(self.layers, caches)):
@@ -219,11 +208,8 @@ class GatedPixelCNN(nn.Module):
             features = F.linear(left[index].flatten(1), layer.horizontal.weight.flatten(1), layer.horizontal.bias)
             features = features + cache.vertical[:, :, column]
             update = F.linear(gate(features), layer.out.weight.flatten(1), layer.out.bias)
-            h = update if layer.first else h + update
-            if layer.first and self.map_size is not None:
-                h = h + self.location[:, row, column]
-        logits = self.head(h[:, :, None, None])[:, :, 0, 0]
-        return logits if self.map_size is None else logits + self.logit_bias[:, row, column]
+            h = update + location if layer.first else h + update
+        return self.head(h[:, :, None, None])[:, :, 0, 0]
 
     def _conditions(self, position: Tensor | None, batch: int) -> list[Tensor | None]:
         """Gate biases `[B, 4C]` of each layer, or None where the prior is unconditional."""
@@ -232,28 +218,35 @@ class GatedPixelCNN(nn.Module):
         weight = self.embedding.weight
         if position is None:
             position = torch.full((batch,), math.nan)
-        return list(self.position(position.to(weight)).chunk(len(self.layers), dim=1))
+        return list(self.position(position.to(weight)[:, None]).chunk(len(self.layers), dim=1))
 
-    def _check_size(self, height: int, width: int) -> None:
-        if self.map_size is not None and (height, width) != self.map_size:
-            raise ValueError(f"this prior was trained on code maps of {self.map_size[0]}x{self.map_size[1]}, "
-                             f"got {height}x{width}")
+    def _location_map(self, height: int, width: int) -> Tensor:
+        """What the location adds to the features of the first layer, `[C, h, w]`; zeros where it is switched off."""
+        weight = self.embedding.weight
+        if self.location is None:
+            return weight.new_zeros(weight.shape[1], height, width)
+        rows, columns = ((torch.arange(length).to(weight) + 0.5) / length for length in (height, width))
+        places = torch.cartesian_prod(rows, columns)  # [h*w, 2], each 0..1
+        return self.location(places).t().reshape(-1, height, width)
 
 
-class PositionEncoder(nn.Module):
-    """Slice positions `[B]` in 0..1 (NaN: unknown) -> `[B, out]`: sines of several frequencies through a small MLP."""
+class PlaceEncoder(nn.Module):
+    """Numbers in 0..1 (NaN: unknown) as features: sines of several frequencies through a small MLP.
 
-    def __init__(self, hidden: int, out: int):
+    `[N, inputs]` -> `[N, out]`.
+    """
+
+    def __init__(self, inputs: int, hidden: int, out: int):
         super().__init__()
-        self.unknown = nn.Parameter(torch.zeros(2 * POSITION_FREQUENCIES))
-        self.layers = nn.Sequential(nn.Linear(2 * POSITION_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, out))
+        self.unknown = nn.Parameter(torch.zeros(inputs, 2 * PLACE_FREQUENCIES))
+        self.layers = nn.Sequential(nn.Linear(inputs * 2 * PLACE_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
-    def forward(self, position: Tensor) -> Tensor:
-        known = ~position.isnan()
-        octaves = torch.arange(POSITION_FREQUENCIES, device=position.device, dtype=position.dtype)
-        angles = position.nan_to_num(0)[:, None] * math.pi * 2 ** (octaves / 2)
-        features = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return self.layers(torch.where(known[:, None], features, self.unknown))
+    def forward(self, values: Tensor) -> Tensor:
+        known = ~values.isnan()
+        half_octaves = torch.arange(PLACE_FREQUENCIES, device=values.device, dtype=values.dtype) / 2
+        angles = values.nan_to_num(0)[..., None] * math.pi * 2**half_octaves
+        features = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [N, inputs, 2 * frequencies]
+        return self.layers(torch.where(known[..., None], features, self.unknown).flatten(1))
 
 
 @dataclass(frozen=True)
@@ -302,10 +295,11 @@ def uniform_noise(batch: int, height: int, width: int, generator: torch.Generato
     return torch.rand(batch, height, width, generator=generator, dtype=torch.float64)
 
 
-def positional_marginal(codes: Tensor, num_codes: int, smoothing: float = 1.0) -> Tensor:
+def positional_marginal(codes: Tensor, num_codes: int, smoothing: float = 32.0) -> Tensor:
     """How often each code stands at each place: `[N, h, w]` int64 -> `[K, h, w]` float32 probabilities.
 
-    Smoothed by `smoothing` draws of the code's overall (add-one) frequency.
+    Smoothed by `smoothing` draws of the code's overall (add-one) frequency: by default as many as a subject has slices, since
+    the slices of one subject are alike and their counts say little about another.
     """
     number, height, width = codes.shape
     places = torch.arange(height * width, device=codes.device)

@@ -28,12 +28,16 @@ def decode(model: VQVAE, codes: Tensor, frame: Frame) -> Tensor:
     return torch.cat(parts)
 
 
-def encode_split(model: VQVAE, split: Split, frame: Frame, title: str | None = None) -> Tensor:
-    """Code maps `[N, h, w]` int16 of all slices of a split; `title` names the progress bar, None shows none."""
+def encode_split(model: VQVAE, split: Split, frame: Frame, title: str | None = None, mirror: bool = False) -> Tensor:
+    """Code maps `[N, h, w]` of all slices of a split, int16 where K fits, else int32.
+
+    title: names the progress bar, None shows none. mirror: encode the slices mirrored left to right within the frame.
+    """
     maps = []
     with Progress(len(split), title or "", "slice", quiet=title is None) as progress:
         for indices, images in split.batches(BATCH):
-            maps.append(encode(model, images, frame).to(torch.int16 if model.quantizer.num_codes <= 2**15 else torch.int32))
+            codes = encode(model, frame.pad(frame.crop(images).flip(2)) if mirror else images, frame)
+            maps.append(codes.to(torch.int16 if model.quantizer.num_codes <= 2**15 else torch.int32))
             progress.update(len(indices))
     return torch.cat(maps)
 

@@ -94,14 +94,17 @@ class VQVAEStage(Stage):
 
 
 class PriorStage(Stage):
-    """Trains the prior on code maps; scored by bits per code on the validation maps."""
+    """Trains the prior on code maps; scored by bits per code on the validation maps.
+
+    Half of the maps of an epoch are those of the mirrored slices, as the VQ-VAE saw them: twice as many heads to learn from.
+    """
 
     name, score, higher_is_better = "prior", "validate_bits", False
     average_decay = 0.999
 
-    def __init__(self, model: GatedPixelCNN, train: Tensor, validation: Tensor, train_positions: np.ndarray | None,
-                 validation_positions: np.ndarray | None, precision: str):
-        self.model, self.train, self.validation, self.precision = model, train, validation, precision
+    def __init__(self, model: GatedPixelCNN, train: Tensor, mirrored: Tensor, validation: Tensor,
+                 train_positions: np.ndarray | None, validation_positions: np.ndarray | None, precision: str):
+        self.model, self.train, self.mirrored, self.validation, self.precision = model, train, mirrored, validation, precision
         self.positions = {"train": train_positions, "validate": validation_positions}
         self.size = len(train)
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
@@ -111,7 +114,9 @@ class PriorStage(Stage):
 
     def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
         device = self.model.embedding.weight.device
-        codes = self.train[torch.from_numpy(indices)].long().to(device)
+        chosen = torch.from_numpy(indices)
+        swap = torch.rand(len(indices), 1, 1) < 0.5
+        codes = torch.where(swap, self.mirrored[chosen], self.train[chosen]).long().to(device)
         position = position_batch(self.positions["train"], indices, device)
         if position is not None:  # now and then without, so that the prior also knows slices of unknown position
             position = torch.where(torch.rand(len(position)).to(device) < UNKNOWN_SHARE, math.nan, position)
@@ -131,7 +136,7 @@ class PriorStage(Stage):
 
 def scored_slices(training_slices: int) -> int:
     """How many slices to score after an epoch, so that scoring takes no large part of the time."""
-    return max(8, min(EPOCH_SCORE_SLICES, training_slices // 2))
+    return max(8, min(EPOCH_SCORE_SLICES, training_slices // 4))
 
 
 def mirrored(images: Tensor) -> Tensor:

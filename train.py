@@ -220,9 +220,10 @@ def train_vqvae(job: Job, done: list[str]) -> None:
 
 
 def encode_slices(job: Job, done: list[str]) -> None:
-    """Encode every split; leaves `codes.safetensors`."""
-    model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device)
+    """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
+    model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
+    codes["train_mirrored"] = encode_split(model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=True)
     with replacing(job.folder / "codes.safetensors") as temporary:
         save_file(codes, temporary)
 
@@ -232,9 +233,10 @@ def train_prior(job: Job, done: list[str]) -> None:
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
     known = splits["train"].positions is not None
-    model = GatedPixelCNN(s.k, position=known, map_size=job.map_size).to(job.device)
+    model = GatedPixelCNN(s.k, position=known).to(job.device)
     scored, validation = job.data.best_split("validate", "test")
-    stage = PriorStage(model, codes["train"], codes[scored], splits["train"].positions, validation.positions, job.precision)
+    stage = PriorStage(model, codes["train"], codes["train_mirrored"], codes[scored], splits["train"].positions,
+                       validation.positions, job.precision)
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
     records = [record for record in read_metrics(job.folder) if record["stage"] == "prior"]
     figures.prior_status(records, job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}", s.k,

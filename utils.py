@@ -183,9 +183,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None) -> None:
     """Save weights as safetensors, with the class and the arguments that rebuild the model in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or model.state_dict()).items()}
-    metadata = {"class": type(model).__name__, "arguments": json.dumps(model.arguments)}
+    header = {"class": type(model).__name__, "arguments": model.arguments}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"model": json.dumps(header)})  # one key: safetensors shuffles several
 
 
 def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
@@ -199,11 +199,11 @@ def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("class") != model_class.__name__:
-                raise ValueError(f"it holds {metadata.get('class', 'no named model')}, not {model_class.__name__}")
+            header = json.loads((file.metadata() or {}).get("model", "{}"))
+            if header.get("class") != model_class.__name__:
+                raise ValueError(f"it holds {header.get('class', 'no named model')}, not {model_class.__name__}")
             with torch.device("meta"):
-                model = model_class(**json.loads(metadata["arguments"]))
+                model = model_class(**header["arguments"])
             expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}
             if expected != found:

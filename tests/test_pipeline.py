@@ -34,6 +34,14 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     torch.set_num_threads(1)  # tiny maps: two threads would spend their time waiting for each other
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Leave out sampling, scoring and pictures, which take most of the time of a small run."""
+    monkeypatch.setattr(train, "PIPELINE", {name: train.PIPELINE[name] for name in ("vqvae", "encode", "prior")})
+    monkeypatch.setattr("figures.vqvae_status", lambda *_: None)
+    monkeypatch.setattr("figures.prior_status", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(run folder, data folder, what training printed) of one small run that several tests look at."""
@@ -105,14 +113,14 @@ def test_load_run_gives_working_models(trained):
     assert not vqvae.training and not prior.training
 
 
-def test_one_seed_gives_the_same_weights_and_another_gives_others(slices):
+def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, without_pictures):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         train.main([*SMALL, "--data", str(slices), "--seed", seed, "--out", out])
     assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
 
 
 @pytest.mark.parametrize("steps", [2, 4, 7, 10])
-def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys):
+def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, without_pictures):
     """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
     train.main([*SMALL, "--data", str(slices), "--out", "whole"])
     taken, step = [], training._Fit._step
@@ -136,7 +144,7 @@ def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, ca
     assert "nothing to resume" in capsys.readouterr().out
 
 
-def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch):
+def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch, without_pictures):
     scores = iter([0.5, 0.7, 0.6, 0.6, 0.9])
     seen = []
 
@@ -153,7 +161,7 @@ def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch)
     assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
 
 
-def test_one_stage_can_be_run_anew(slices):
+def test_one_stage_can_be_run_anew(slices, without_pictures):
     train.main([*SMALL, "--data", str(slices), "--out", "run"])
     vqvae, prior = Path("run/vqvae.safetensors").read_bytes(), Path("run/prior.safetensors").read_bytes()
     train.main(["--stage", "prior", "--lr_prior", "0.01", "--out", "run"])
@@ -187,12 +195,12 @@ def test_unusual_shapes(tmp_path, slices_of, size, extra):
     assert scores["slices"] == 2 * len(slices_of) and np.isfinite([scores["ssim"], scores["ssim_frame"]]).all()
 
 
-def test_bf16_training_gives_float32_codes(slices):
+def test_bf16_training_is_said_in_the_config(slices, without_pictures):
     train.main([*SMALL, "--precision", "bf16", "--data", str(slices), "--out", "run"])
     assert json.loads(Path("run/config.json").read_text())["versions"]["precision"] == "bf16"
 
 
-def test_hyphens_are_understood(slices):
+def test_hyphens_are_understood(slices, without_pictures):
     train.main(["--epoch", "1", "--epoch-prior", "1", "--batch-prior=4", "--k", "16", "--data", str(slices), "--out", "run"])
     assert json.loads(Path("run/config.json").read_text())["flags"]["batch_prior"] == 4
 
