@@ -24,13 +24,16 @@ class Parser(argparse.ArgumentParser):
     """Says its errors in one sentence and suggests the flag that was meant."""
 
     def error(self, message: str) -> typing.NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        if unknown and message != unknown[0] and unknown[0].startswith("-"):
-            known = [name for action in self._actions for name in action.option_strings]
-            close = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
-            message = f"unknown flag {unknown[0]}" + (f"; did you mean {close[0]}?" if close else "")
+        unrecognised = message.removeprefix("unrecognized arguments: ")
+        if unrecognised != message:
+            message = self._unknown(unrecognised.split()[0].split("=")[0])
         print(f"{self.prog}: {message}; see {self.prog} -h", file=sys.stderr)
         raise SystemExit(2)
+
+    def _unknown(self, word: str) -> str:
+        known = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(word, known, 1)
+        return f"unknown flag {word}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def parse_flags(settings: type[Settings], description: str, argv: Sequence[str] | None = None) -> dict[str, Any]:

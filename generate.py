@@ -21,12 +21,15 @@ from sampling import Samples, draw_samples, spread_numbers
 from utils import Run, load_run, newest_run, resolve_device
 
 
+GRID_SLICES = 64  # slices in a grid, at most
+
+
 @dataclass(frozen=True)
 class Settings:
     """The flags of `generate.py`."""
 
     run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
-    n: int = flag(64, "Slices to draw.")
+    n: int = flag(64, "Slices to draw; the grids show the first 64.")
     slice: int | None = flag(None, "Slice number, 0 the lowest; spread over all positions where it is not given.")
     temperature: float = flag(1.0, "Above 0; below 1 draws likelier, smoother slices.")
     seed: int = flag(0, "The same seed draws the same slices.")
@@ -70,6 +73,8 @@ def slice_numbers(settings: Settings, run: Run) -> np.ndarray | None:
 
 
 def write_grids(samples: Samples, run: Run, out: Path, settings: Settings) -> None:
+    """Grids of the code maps and of the slices they decode to."""
+    samples = samples.first(GRID_SLICES)
     ranks = figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
     how = f"temperature {settings.temperature:g}, seed {settings.seed}"
     figures.code_grid(samples.codes.numpy(), out / "generated_q.png", f"Codes drawn from the prior, {how}", ranks, samples.labels)

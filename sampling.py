@@ -10,6 +10,9 @@ from scoring import decode
 from utils import Progress, Run, UserError
 
 
+BATCH = 64  # maps drawn at a time
+
+
 @dataclass(frozen=True)
 class Samples:
     """Drawn slices: `codes` `[N, h, w]` int64, `images` `[N, H, W]` float in 0..1, `labels` a short name each."""
@@ -21,10 +24,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def first(self, count: int) -> "Samples":
+        return Samples(self.codes[:count], self.images[:count], self.labels[:count])
+
 
 def spread_numbers(count: int, slices: int) -> np.ndarray:
-    """`count` slice numbers spread evenly over a volume of `slices`, lowest first."""
-    return np.linspace(0, slices - 1, count).round().astype(int)
+    """`count` slice numbers of a volume of `slices`: all of them, lowest first, again and again; spread evenly if fewer."""
+    return np.arange(count) % slices if count >= slices else np.linspace(0, slices - 1, count).round().astype(int)
 
 
 def draw_samples(run: Run, numbers: np.ndarray | None, count: int, temperature: float = 1.0, seed: int = 0,
@@ -51,8 +57,12 @@ def draw_samples(run: Run, numbers: np.ndarray | None, count: int, temperature: 
     position = None if numbers is None else torch.from_numpy(numbers / max(slices - 1, 1)).float()
     height, width = run.frame.height // run.vqvae.downsample, run.frame.width // run.vqvae.downsample
     generator = torch.Generator().manual_seed(seed)
-    with Progress(height, title, "row") as progress:
-        codes = run.prior.sample(count, height, width, position, temperature=temperature, generator=generator,
-                                 progress=progress.update).cpu()
+    parts = []
+    with Progress(height * -(-count // BATCH), title, "row") as progress:
+        for start in range(0, count, BATCH):
+            part = None if position is None else position[start:start + BATCH]
+            parts.append(run.prior.sample(min(BATCH, count - start), height, width, part, temperature=temperature,
+                                          generator=generator, progress=progress.update).cpu())
+    codes = torch.cat(parts)
     images = decode(run.vqvae, codes, run.frame)[:, 0]
     return Samples(codes, images, [""] * count if numbers is None else [f"slice {number}" for number in numbers])

@@ -10,9 +10,10 @@ The run folder then holds the weights, the curves, the scores, the pictures and 
 work on it.
 """
 
+import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 import figures
 import report
 from cli import flag, parse_flags, require, run_main
-from dataset import Dataset, Frame, find_frame, load_cohort, load_folder
+from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder
 from pixelcnn import GatedPixelCNN
 from sampling import draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
@@ -90,6 +91,7 @@ class Job:
     frame: Frame
     device: torch.device
     precision: str
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def pictures(self) -> Path:
@@ -99,6 +101,10 @@ class Job:
     def map_size(self) -> tuple[int, int]:
         """(h, w) of a code map."""
         return self.frame.height // self.settings.downsample, self.frame.width // self.settings.downsample
+
+    def validation(self) -> tuple[str, Split]:
+        """Name and slices of the split that the best weights are chosen on: never the test split."""
+        return self.data.best_split("validate", "train")
 
     def codes(self) -> dict[str, Tensor]:
         """Code maps `[N, h, w]` of each split, from the encode stage."""
@@ -116,14 +122,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse_flags(Settings, __doc__, argv)
     settings, folder = plan(given)
     settings.check()
-    started = time.monotonic()
     job = prepare(settings, folder)
     try:
         run_stages(job)
-    except Interrupted as stop:
-        print(f"stopped by {stop}; go on with: python train.py --resume --out {folder}", flush=True)
-        raise SystemExit(130 if str(stop) == "SIGINT" else 143) from None
-    print(f"finished in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        name = str(stop) or "SIGINT"
+        print(f"stopped by {name}; go on with: python train.py --resume --out {folder}", flush=True)
+        raise SystemExit(128 + signal.Signals[name]) from None
 
 
 def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
@@ -168,9 +173,24 @@ def prepare(settings: Settings, folder: Path) -> Job:
     job = Job(settings, folder, data, frame, device, precision)
     print(f"content frame {frame.height}x{frame.width} of {frame.image_height}x{frame.image_width} pixels, "
           f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}", flush=True)
+    if (folder / "config.json").exists():
+        check_data(job)
     if not settings.resume:
         write_config(job)
     return job
+
+
+def check_data(job: Job) -> None:
+    """Raise UserError when the data is not what the existing run was trained on."""
+    stored = read_config(job.folder)["data"]
+    found = data_summary(job)
+    for name in ("splits", "frame", "slices_per_subject"):
+        require(found[name] == stored[name], f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
+                                             f"{job.folder} was trained on {stored[name]}; start a new run with another --out")
+
+
+def data_summary(job: Job) -> dict[str, Any]:
+    return job.data.summary() | {"frame": asdict(job.frame)}
 
 
 def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
@@ -187,7 +207,7 @@ def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
 def write_config(job: Job) -> None:
     flags = asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)}
     write_json(job.folder / "config.json", {
-        "flags": flags, "data": job.data.summary() | {"frame": asdict(job.frame)},
+        "flags": flags, "data": data_summary(job),
         "versions": versions() | {"device": str(job.device), "precision": job.precision}})
 
 
@@ -210,9 +230,9 @@ def train_vqvae(job: Job, done: list[str]) -> None:
     s = job.settings
     seed_everything(s.seed, "vqvae")
     model = VQVAE(s.k, s.d, s.downsample).to(job.device, memory_format=torch.channels_last)
-    scored, validation = job.data.best_split("validate", "test")
+    scored, validation = job.validation()
     if scored != "validate":
-        print(f"note: without a validation split, the best weights are chosen on the {scored} split")
+        print("note: without a validation split, the best weights are those that score best on the training slices")
     stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision)
     fit(stage, job.fit_settings("vqvae"), job.folder, done, s.resume)
     records = [record for record in read_metrics(job.folder) if record["stage"] == "vqvae"]
@@ -234,7 +254,7 @@ def train_prior(job: Job, done: list[str]) -> None:
     seed_everything(s.seed, "prior")
     known = splits["train"].positions is not None
     model = GatedPixelCNN(s.k, position=known).to(job.device)
-    scored, validation = job.data.best_split("validate", "test")
+    scored, validation = job.validation()
     stage = PriorStage(model, codes["train"], codes["train_mirrored"], codes[scored], splits["train"].positions,
                        validation.positions, job.precision)
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
@@ -288,7 +308,7 @@ def score_and_report(job: Job, done: list[str]) -> None:
     write_json(job.folder / "scores.json", scores)
     report.write(job.folder, run.config, scores)
     print(report.table(scores))
-    print(f"pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
+    print(f"{(time.monotonic() - job.started) / 60:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
     print(f"Average SSIM on {held_out[0]} dataset: {scores[held_out[0]]['ssim']:.4f}", flush=True)
 
 

@@ -144,7 +144,7 @@ class _Fit:
         saved = started = time.monotonic()
         stage.model.train()
         title = f"{stage.name} epoch {place.epoch + 1}/{settings.epochs}"
-        with Progress(stage.size, title, "image", initial=min(place.step * settings.batch, stage.size)) as progress:
+        with Progress(stage.size, title, "slice", initial=min(place.step * settings.batch, stage.size)) as progress:
             while place.step < self.steps:
                 batch = order[place.step * settings.batch:(place.step + 1) * settings.batch]
                 shown = self._step(batch)

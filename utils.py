@@ -241,7 +241,7 @@ def load_run(directory: str | Path, device: torch.device | str = "cpu") -> Run:
     """
     directory = Path(directory)
     config = read_config(directory)
-    vqvae = load_model(directory / "vqvae.safetensors", VQVAE).to(device)
+    vqvae = load_model(directory / "vqvae.safetensors", VQVAE).to(device, memory_format=torch.channels_last)
     prior_path = directory / "prior.safetensors"
     prior = load_model(prior_path, GatedPixelCNN).to(device) if prior_path.exists() else None
     return Run(vqvae, prior, Frame(**config["data"]["frame"]), config)
