@@ -45,7 +45,10 @@ def parse_flags(settings: type[Settings], description: str, argv: Sequence[str] 
     for field in dataclasses.fields(settings):
         kind = next((t for t in typing.get_args(field.type) if t is not type(None)), field.type)
         shown = "" if field.default in (None, False) else f" (default: {field.default})"
-        options: dict[str, Any] = {"help": field.metadata["help"].replace("%", "%%") + shown, "default": argparse.SUPPRESS}
+        options: dict[str, Any] = {
+            "help": field.metadata["help"].replace("%", "%%") + shown,
+            "default": argparse.SUPPRESS,
+        }
         if kind is bool:
             options["action"] = "store_true"
         else:

@@ -29,10 +29,16 @@ def draw_subject(seed: int, size: int) -> np.ndarray:
     """The slices of one subject, `[SLICES, size, size]` uint8; the same for the same seed."""
     rng = np.random.default_rng([seed, VERSION])
     millimetres = _slice_grid(size)  # [S, size, size, 3] template coordinates (right, front, up)
-    displaced = _affine(millimetres, rng) + _deformation(rng, millimetres.shape[:3]) + _ventricle_growth(millimetres, rng)
+    displaced = (
+        _affine(millimetres, rng) + _deformation(rng, millimetres.shape[:3]) + _ventricle_growth(millimetres, rng)
+    )
     t1, grey, white = _sample_template(displaced)
     head = t1 > MASK_LEVEL
-    image = t1 + rng.uniform(0.3, 0.9) * grey.clamp(min=0) ** 1.5 * 0.6 + rng.uniform(0.8, 1.4) * white.clamp(min=0) ** 1.2 * 0.6
+    image = (
+        t1
+        + rng.uniform(0.3, 0.9) * grey.clamp(min=0) ** 1.5 * 0.6
+        + rng.uniform(0.8, 1.4) * white.clamp(min=0) ** 1.2 * 0.6
+    )
     image = image * _gain(rng, millimetres.shape[:3])
     image = image / np.quantile(image[head].numpy(), 0.999)
     image = image + torch.from_numpy(rng.normal(0, rng.uniform(0.008, 0.016), image.shape)).float()
@@ -44,8 +50,10 @@ def _template() -> tuple[Tensor, np.ndarray]:
     """T1, grey and white matter `[1, 3, X, Y, Z]` in 0..1, and the map from mm to voxels."""
     from nilearn import datasets  # slow to import, and only this function needs it
 
-    volumes = [load(resolution=1) for load in (datasets.load_mni152_template, datasets.load_mni152_gm_template,
-                                               datasets.load_mni152_wm_template)]
+    volumes = [
+        load(resolution=1)
+        for load in (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    ]
     data = np.stack([np.asarray(volume.get_fdata(), np.float32) for volume in volumes])
     return torch.from_numpy(data)[None], np.linalg.inv(volumes[0].affine)
 
@@ -53,8 +61,9 @@ def _template() -> tuple[Tensor, np.ndarray]:
 def _slice_grid(size: int) -> Tensor:
     """Where each pixel lies in the template: rows run right to left, columns front to back, slices upwards."""
     offsets = (torch.arange(size) + 0.5) * FIELD_OF_VIEW / size - FIELD_OF_VIEW / 2
-    up, right, front = torch.meshgrid(torch.linspace(LOWEST, HIGHEST, SLICES), CENTRE[0] - offsets, CENTRE[1] - offsets,
-                                      indexing="ij")
+    up, right, front = torch.meshgrid(
+        torch.linspace(LOWEST, HIGHEST, SLICES), CENTRE[0] - offsets, CENTRE[1] - offsets, indexing="ij"
+    )
     return torch.stack([right, front, up], -1)
 
 
@@ -96,7 +105,12 @@ def _ventricle_growth(points: Tensor, rng: np.random.Generator) -> Tensor:
     for centre in VENTRICLES:
         away = points - torch.tensor(centre)
         scaled = away / torch.tensor([12.0, 28.0, 18.0])
-        growth -= amount * away / away.norm(dim=-1, keepdim=True).clamp(min=1) * torch.exp(-scaled.square().sum(-1, keepdim=True))
+        growth -= (
+            amount
+            * away
+            / away.norm(dim=-1, keepdim=True).clamp(min=1)
+            * torch.exp(-scaled.square().sum(-1, keepdim=True))
+        )
     return growth
 
 

@@ -1,10 +1,10 @@
 """Slices in: PNG folders and the built-in cohort; subjects, splits and the content frame.
 
-    data = load_folder("data/keras_png_slices_data")      # or load_cohort(image_size=128)
-    train = data.splits["train"]                          # uint8 slices, memory-mapped
-    frame = find_frame(train.images, multiple=8)          # what is left without the zero padding
-    batch = train.batch(np.arange(32), frame)             # [32, 1, h, w] float in 0..1
-    images = frame.pad(batch)                             # back to the slices' own size
+data = load_folder("data/keras_png_slices_data")      # or load_cohort(image_size=128)
+train = data.splits["train"]                          # uint8 slices, memory-mapped
+frame = find_frame(train.images, multiple=8)          # what is left without the zero padding
+batch = train.batch(np.arange(32), frame)             # [32, 1, h, w] float in 0..1
+images = frame.pad(batch)                             # back to the slices' own size
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class Frame:
         """`[..., image_height, image_width]` -> `[..., height, width]`."""
         self._check(images, self.image_height, self.image_width)
         bottom, right = self._inside()
-        content = images[..., self.top:bottom, self.left:right]
+        content = images[..., self.top : bottom, self.left : right]
         missing = (0, self.left + self.width - right, 0, self.top + self.height - bottom)
         return torch.nn.functional.pad(content, missing) if any(missing) else content
 
@@ -65,7 +65,7 @@ class Frame:
         self._check(images, self.height, self.width)
         bottom, right = self._inside()
         padded = images.new_zeros(*images.shape[:-2], self.image_height, self.image_width)
-        padded[..., self.top:bottom, self.left:right] = images[..., : bottom - self.top, : right - self.left]
+        padded[..., self.top : bottom, self.left : right] = images[..., : bottom - self.top, : right - self.left]
         return padded
 
     def _inside(self) -> tuple[int, int]:
@@ -111,9 +111,13 @@ class Split:
 
     def evenly(self, count: int) -> "Split":
         """At most `count` slices spread evenly over the split, the same ones every time."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
-        return Split(self.images[chosen], [self.subjects[i] for i in chosen], [self.names[i] for i in chosen],
-                     *(None if a is None else a[chosen] for a in (self.numbers, self.positions)))
+        chosen = spread_over(len(self), count)
+        return Split(
+            self.images[chosen],
+            [self.subjects[i] for i in chosen],
+            [self.names[i] for i in chosen],
+            *(None if a is None else a[chosen] for a in (self.numbers, self.positions)),
+        )
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,20 @@ class Dataset:
 
     def summary(self) -> dict:
         """What `config.json` records of the data."""
-        return {"title": self.title, "notes": self.notes, "slices_per_subject": self.slices_per_subject,
-                "splits": {name: {"slices": len(split), "subjects": len(set(split.subjects))}
-                           for name, split in self.splits.items()}}
+        return {
+            "title": self.title,
+            "notes": self.notes,
+            "slices_per_subject": self.slices_per_subject,
+            "splits": {
+                name: {"slices": len(split), "subjects": len(set(split.subjects))}
+                for name, split in self.splits.items()
+            },
+        }
+
+
+def spread_over(length: int, count: int) -> np.ndarray:
+    """At most `count` indices spread evenly over 0..length-1, both ends included."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int))
 
 
 def find_frame(images: np.ndarray, multiple: int) -> Frame:
@@ -151,11 +166,13 @@ def find_frame(images: np.ndarray, multiple: int) -> Frame:
     """
     covered = np.zeros(images.shape[1:], bool)
     for start in range(0, len(images), 512):
-        covered |= images[start:start + 512].any(axis=0)
+        covered |= images[start : start + 512].any(axis=0)
     if not covered.any():
         raise DataError("every training slice is entirely black; expected grayscale images with content")
-    (top, height), (left, width) = (_grow(np.flatnonzero(covered.any(axis=axis)), size, multiple)
-                                    for axis, size in ((1, images.shape[1]), (0, images.shape[2])))
+    (top, height), (left, width) = (
+        _grow(np.flatnonzero(covered.any(axis=axis)), size, multiple)
+        for axis, size in ((1, images.shape[1]), (0, images.shape[2]))
+    )
     return Frame(top, left, height, width, *images.shape[1:])
 
 
@@ -170,9 +187,14 @@ def _grow(filled: np.ndarray, size: int, multiple: int) -> tuple[int, int]:
 # --------------------------------------------------------------------------- PNG folders
 
 
-def load_folder(root: str | Path, cache: str | Path = ".cache", image_size: int | None = None,
-                progress: ProgressFactory | None = None, required: str | None = "train",
-                slices_per_subject: int | None = None) -> Dataset:
+def load_folder(
+    root: str | Path,
+    cache: str | Path = ".cache",
+    image_size: int | None = None,
+    progress: ProgressFactory | None = None,
+    required: str | None = "train",
+    slices_per_subject: int | None = None,
+) -> Dataset:
     """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
 
     Each split is decoded once into a memory-mapped array under `cache`; a file added, removed or changed is noticed.
@@ -193,24 +215,34 @@ def load_folder(root: str | Path, cache: str | Path = ".cache", image_size: int 
         raise DataError(f"{root}: no such folder; expected one that holds keras_png_slices_train/")
     files = {split: natsorted(path for path in (root / f"keras_png_slices_{split}").glob("*.png")) for split in SPLITS}
     if not (files[required] if required else any(files.values())):
-        raise DataError(f"{root}: no {required or ''} slices found; expected PNG files named case_<subject>_slice_<n>.nii.png "
-                        f"in {root / f'keras_png_slices_{required or SPLITS[0]}'}".replace("  ", " "))
+        raise DataError(
+            f"{root}: no {required or ''} slices found; expected PNG files named case_<subject>_slice_<n>.nii.png "
+            f"in {root / f'keras_png_slices_{required or SPLITS[0]}'}".replace("  ", " ")
+        )
     notes = [f"no {split} split in {root}" for split in SPLITS if not files[split]]
-    splits = {split: _load_split(root, split, paths, Path(cache), image_size, progress)
-              for split, paths in files.items() if paths}
+    splits = {
+        split: _load_split(root, split, paths, Path(cache), image_size, progress)
+        for split, paths in files.items()
+        if paths
+    }
     _check_splits(splits)
     highest, name = max((int(split.numbers.max()), name) for name, split in splits.items())
     slices = slices_per_subject or highest + 1
     if highest >= slices:
-        raise DataError(f"{root}: the {name} split has a slice number {highest}, but the run was trained on slices "
-                        f"0 to {slices - 1}")
-    splits = {name: replace(split, positions=(split.numbers / max(slices - 1, 1)).astype(np.float32))
-              for name, split in splits.items()}
+        raise DataError(
+            f"{root}: the {name} split has a slice number {highest}, but the run was trained on slices "
+            f"0 to {slices - 1}"
+        )
+    splits = {
+        name: replace(split, positions=(split.numbers / max(slices - 1, 1)).astype(np.float32))
+        for name, split in splits.items()
+    }
     return Dataset(root.resolve().name, splits, slices, notes)
 
 
-def _load_split(root: Path, split: str, paths: list[Path], cache: Path, image_size: int | None,
-                progress: ProgressFactory | None) -> Split:
+def _load_split(
+    root: Path, split: str, paths: list[Path], cache: Path, image_size: int | None, progress: ProgressFactory | None
+) -> Split:
     parsed = [SLICE_NAME.fullmatch(path.name) for path in paths]
     for path, match in zip(paths, parsed):
         if match is None:
@@ -219,12 +251,20 @@ def _load_split(root: Path, split: str, paths: list[Path], cache: Path, image_si
     key = _digest(CACHE_VERSION, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     place = cache / f"slices-{_digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
     images = _cached_array(place, key, lambda make: _decode_all(paths, image_size, make, progress))
-    return Split(images, [match["subject"] for match in parsed], [path.name for path in paths],
-                 np.array([int(match["number"]) for match in parsed]))
+    return Split(
+        images,
+        [match["subject"] for match in parsed],
+        [path.name for path in paths],
+        np.array([int(match["number"]) for match in parsed]),
+    )
 
 
-def _decode_all(paths: list[Path], image_size: int | None, make: Callable[[tuple[int, ...]], np.ndarray],
-                progress: ProgressFactory | None) -> None:
+def _decode_all(
+    paths: list[Path],
+    image_size: int | None,
+    make: Callable[[tuple[int, ...]], np.ndarray],
+    progress: ProgressFactory | None,
+) -> None:
     """Decode the files in parallel into the array that `make(shape)` gives."""
     first = _decode(paths[0], image_size)
     images = make((len(paths), *first.shape))
@@ -232,8 +272,10 @@ def _decode_all(paths: list[Path], image_size: int | None, make: Callable[[tuple
     def decode_into(index: int) -> None:
         image = _decode(paths[index], image_size)
         if image.shape != first.shape:
-            raise DataError(f"{paths[index]}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0].name} has "
-                            f"{first.shape[0]}x{first.shape[1]}; give --image_size to resample all to one size")
+            raise DataError(
+                f"{paths[index]}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0].name} has "
+                f"{first.shape[0]}x{first.shape[1]}; give --image_size to resample all to one size"
+            )
         images[index] = image
 
     with (progress or _silent)(len(paths), f"decoding {paths[0].parent.name}", "slice") as bar:
@@ -261,22 +303,30 @@ def _check_splits(splits: dict[str, Split]) -> None:
     first, *others = ((name, split.images.shape[1:]) for name, split in splits.items())
     for name, size in others:
         if size != first[1]:
-            raise DataError(f"the {name} slices have {size[0]}x{size[1]} pixels, the {first[0]} slices "
-                            f"{first[1][0]}x{first[1][1]}; give --image_size to resample all to one size")
+            raise DataError(
+                f"the {name} slices have {size[0]}x{size[1]} pixels, the {first[0]} slices "
+                f"{first[1][0]}x{first[1][1]}; give --image_size to resample all to one size"
+            )
     seen: dict[str, str] = {}
     for name, split in splits.items():
         for subject in sorted(set(split.subjects)):
             if subject in seen:
-                raise DataError(f"subject {subject} is in both the {seen[subject]} and the {name} split; "
-                                "move all slices of a subject to one split")
+                raise DataError(
+                    f"subject {subject} is in both the {seen[subject]} and the {name} split; "
+                    "move all slices of a subject to one split"
+                )
             seen[subject] = name
 
 
 # --------------------------------------------------------------------------- the built-in cohort
 
 
-def load_cohort(image_size: int | None = None, cache: str | Path = ".cache", progress: ProgressFactory | None = None,
-                subjects: dict[str, int] | None = None) -> Dataset:
+def load_cohort(
+    image_size: int | None = None,
+    cache: str | Path = ".cache",
+    progress: ProgressFactory | None = None,
+    subjects: dict[str, int] | None = None,
+) -> Dataset:
     """The built-in synthetic cohort (see `cohort.py`), made once and cached. The same slices on every call.
 
     Args:
@@ -295,15 +345,21 @@ def load_cohort(image_size: int | None = None, cache: str | Path = ".cache", pro
             images = make((len(seeds) * cohort.SLICES, size, size))
             with (progress or _silent)(len(seeds), f"drawing the built-in cohort, {name}", "subject") as bar:
                 for subject, start in zip(seeds, range(0, len(images), cohort.SLICES)):
-                    images[start:start + cohort.SLICES] = cohort.draw_subject(subject, size)
+                    images[start : start + cohort.SLICES] = cohort.draw_subject(subject, size)
                     bar.update(1)
 
-        images = _cached_array(Path(cache) / f"cohort-{name}-{size}.npy",
-                               _digest(CACHE_VERSION, cohort.VERSION, size, seeds), draw)
+        images = _cached_array(
+            Path(cache) / f"cohort-{name}-{size}.npy", _digest(CACHE_VERSION, cohort.VERSION, size, seeds), draw
+        )
         names = [f"case_{seed:03d}_slice_{number}.nii.png" for seed in seeds for number in range(cohort.SLICES)]
         numbers = np.tile(np.arange(cohort.SLICES), count)
-        splits[name] = Split(images, [f"{seed:03d}" for seed in seeds for _ in range(cohort.SLICES)], names, numbers,
-                             (numbers / (cohort.SLICES - 1)).astype(np.float32))
+        splits[name] = Split(
+            images,
+            [f"{seed:03d}" for seed in seeds for _ in range(cohort.SLICES)],
+            names,
+            numbers,
+            (numbers / (cohort.SLICES - 1)).astype(np.float32),
+        )
     return Dataset("built-in synthetic cohort", splits, cohort.SLICES)
 
 
@@ -354,6 +410,8 @@ def _cached_array(place: Path, key: str, fill: Callable[[Callable[[tuple[int, ..
             temporary.replace(place)
         key_file.write_text(json.dumps({"key": key}))
     except OSError as error:
-        raise DataError(f"{place.parent}: cannot write the slice cache there ({error.strerror}); "
-                        "free some space or name another folder with --cache") from None
+        raise DataError(
+            f"{place.parent}: cannot write the slice cache there ({error.strerror}); "
+            "free some space or name another folder with --cache"
+        ) from None
     return np.load(place, mmap_mode="r")

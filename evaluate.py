@@ -23,7 +23,9 @@ class Settings:
 
     run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
     data: str | None = flag(None, "Folder of slices; the data the run was trained on where it is not given.")
-    split: str | None = flag(None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS)
+    split: str | None = flag(
+        None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
+    )
     out: str | None = flag(None, "File for the scores; scores_<split>.json in the run folder where it is not given.")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
     cache: str = flag(".cache", "Folder for decoded slices.")
@@ -38,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
     split = data.splits[name]
     expected = (run.frame.image_height, run.frame.image_width)
-    require(split.images.shape[1:] == expected, f"{data.title}: slices of {split.images.shape[1]}x{split.images.shape[2]} pixels, "
-                                                f"but the run was trained on {expected[0]}x{expected[1]}")
+    require(
+        split.images.shape[1:] == expected,
+        f"{data.title}: slices of {split.images.shape[1]}x{split.images.shape[2]} pixels, "
+        f"but the run was trained on {expected[0]}x{expected[1]}",
+    )
     print(f"run {folder}, trained on {run.config['data']['title']}; scoring {name} of {data.title}", flush=True)
     scores = {name: score_split(run.vqvae, run.prior, split, run.frame, read_codes(folder).get("train"), name)}
     print(report.table(scores))
@@ -53,7 +58,9 @@ def load_data(settings: Settings, run: Run) -> Dataset:
     root = settings.data or flags["data"]
     if root is None:
         return load_cohort(flags["image_size"], settings.cache, Progress)
-    return load_folder(root, settings.cache, flags["image_size"], Progress, settings.split, run.config["data"]["slices_per_subject"])
+    return load_folder(
+        root, settings.cache, flags["image_size"], Progress, settings.split, run.config["data"]["slices_per_subject"]
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ CELL = 1.15  # inches of one slice in a grid
 plt.rcParams["figure.dpi"] = DPI
 
 
-def vqvae_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_codes: int,
-                 validation: str = "validation") -> None:
+def vqvae_status(
+    records: Sequence[dict[str, Any]], path: Path, title: str, num_codes: int, validation: str = "validation"
+) -> None:
     """Curves of the first stage: loss, SSIM, and use of the codebook by epoch.
 
     Args:
@@ -38,20 +39,43 @@ def vqvae_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_
     epochs = [record["epoch"] for record in records]
     figure, (loss, similarity, usage) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     for name, style in (("loss", "-"), ("reconstruction", "--"), ("commitment", ":")):
-        loss.plot(epochs, [record[name] for record in records], style, color=TRAIN, label=f"train {name}", marker=_marker(epochs))
+        loss.plot(
+            epochs,
+            [record[name] for record in records],
+            style,
+            color=TRAIN,
+            label=f"train {name}",
+            marker=_marker(epochs),
+        )
     loss.set(title="Training loss", ylabel="loss", yscale="log")
     for split, colour, label in (("train", TRAIN, "train"), ("validate", VALIDATION, f"{validation}, scored")):
-        similarity.plot(epochs, [record[f"{split}_ssim"] for record in records], color=colour, label=label, marker=_marker(epochs))
-        usage.plot(epochs, [record[f"{split}_codes_used"] for record in records], color=colour, label=f"{label}: codes used")
-        usage.plot(epochs, [record[f"{split}_perplexity"] for record in records], "--", color=colour, label=f"{label}: perplexity")
+        similarity.plot(
+            epochs, [record[f"{split}_ssim"] for record in records], color=colour, label=label, marker=_marker(epochs)
+        )
+        usage.plot(
+            epochs, [record[f"{split}_codes_used"] for record in records], color=colour, label=f"{label}: codes used"
+        )
+        usage.plot(
+            epochs,
+            [record[f"{split}_perplexity"] for record in records],
+            "--",
+            color=colour,
+            label=f"{label}: perplexity",
+        )
     similarity.set(title="Reconstruction", ylabel="SSIM, whole slice")
     usage.axhline(num_codes, color=REFERENCE, linewidth=1, label=f"K = {num_codes}")
     usage.set(title="Codebook", ylabel="codes", ylim=(0, None))
     _finish_curves(figure, (loss, similarity, usage), path, title)
 
 
-def prior_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_codes: int,
-                 marginal_bits: float | None = None, validation: str = "validation") -> None:
+def prior_status(
+    records: Sequence[dict[str, Any]],
+    path: Path,
+    title: str,
+    num_codes: int,
+    marginal_bits: float | None = None,
+    validation: str = "validation",
+) -> None:
     """Curve of the second stage: bits per code by epoch, beside what knowing nothing and knowing only the place would cost.
 
     Args:
@@ -62,12 +86,24 @@ def prior_status(records: Sequence[dict[str, Any]], path: Path, title: str, num_
     epochs = [record["epoch"] for record in records]
     figure, (bits, rate) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(2, 1))
     bits.plot(epochs, [record["train_bits"] for record in records], color=TRAIN, label="train", marker=_marker(epochs))
-    bits.plot(epochs, [record["validate_bits"] for record in records], color=VALIDATION, label=f"{validation}, scored", marker=_marker(epochs))
+    bits.plot(
+        epochs,
+        [record["validate_bits"] for record in records],
+        color=VALIDATION,
+        label=f"{validation}, scored",
+        marker=_marker(epochs),
+    )
     best = min(records, key=lambda record: record["validate_bits"])
     bits.plot(best["epoch"], best["validate_bits"], "*", color=VALIDATION, markersize=13, label="kept weights")
     bits.axhline(np.log2(num_codes), color=REFERENCE, linewidth=1, label=f"uniform, log2 K = {np.log2(num_codes):.2f}")
     if marginal_bits is not None:
-        bits.axhline(marginal_bits, color=REFERENCE, linestyle="--", linewidth=1, label=f"positional marginal {marginal_bits:.2f}")
+        bits.axhline(
+            marginal_bits,
+            color=REFERENCE,
+            linestyle="--",
+            linewidth=1,
+            label=f"positional marginal {marginal_bits:.2f}",
+        )
     bits.set(title="Code length under the prior", ylabel="bits per code")
     rate.plot(epochs, [record["lr"] for record in records], color=REFERENCE, label="learning rate")
     rate.set(title="Schedule", ylabel="learning rate", ylim=(0, None))
@@ -88,30 +124,53 @@ def _finish_curves(figure: Figure, axes: Sequence[Axes], path: Path, title: str)
     _save(figure, path)
 
 
-def slice_grid(images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None = None, columns: int = 8) -> None:
+def slice_grid(
+    images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None = None, columns: int = 8
+) -> None:
     """A grid of gray slices on black, each with its label."""
     _grid(images, path, title, labels, columns, dict(cmap="gray", vmin=0, vmax=1))
 
 
-def code_grid(codes: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str] | None = None,
-              columns: int = 8) -> None:
+def code_grid(
+    codes: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str] | None = None, columns: int = 8
+) -> None:
     """A grid of code maps; a code's colour is its rank along the codebook's first principal axis.
 
     ranks: `[K]` from `code_ranks`, so that similar codes have similar colours.
     """
     colours = dict(cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
-    _grid(ranks[codes], path, title, labels, columns, colours, bar="code, ranked along the codebook's first principal axis")
+    _grid(
+        ranks[codes],
+        path,
+        title,
+        labels,
+        columns,
+        colours,
+        bar="code, ranked along the codebook's first principal axis",
+    )
 
 
-def _grid(images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None, columns: int, how: dict[str, Any],
-          bar: str | None = None) -> None:
+def _grid(
+    images: np.ndarray,
+    path: Path,
+    title: str,
+    labels: Sequence[str] | None,
+    columns: int,
+    how: dict[str, Any],
+    bar: str | None = None,
+) -> None:
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     aspect = images.shape[1] / images.shape[2]
     label_height = 0.17 if labels else 0.0
     width, height = columns * CELL, rows * (CELL * aspect + label_height)
-    figure, axes = plt.subplots(rows, columns, figsize=(max(width, 4.0), height + 0.35 + (0.45 if bar else 0)),
-                                squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(max(width, 4.0), height + 0.35 + (0.45 if bar else 0)),
+        squeeze=False,
+        layout="constrained",
+    )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     drawn = None
     for index, axis in enumerate(axes.flat):
@@ -142,8 +201,13 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
     rows: (name, `[N, H, W]`) each. columns: N titles.
     """
     count, aspect = len(columns), rows[0][1].shape[1] / rows[0][1].shape[2]
-    figure, axes = plt.subplots(len(rows), count, figsize=(count * CELL + 0.5, len(rows) * CELL * aspect + 0.6),
-                                squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(rows),
+        count,
+        figsize=(count * CELL + 0.5, len(rows) * CELL * aspect + 0.6),
+        squeeze=False,
+        layout="constrained",
+    )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for (name, images), line in zip(rows, axes):
         for image, axis, column in zip(images, line, columns):
@@ -157,17 +221,20 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
     _save(figure, path)
 
 
-def codes_beside_slices(codes: np.ndarray, images: np.ndarray, path: Path, title: str, ranks: np.ndarray,
-                        labels: Sequence[str]) -> None:
+def codes_beside_slices(
+    codes: np.ndarray, images: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str]
+) -> None:
     """Code maps and, beside each, the slice it decodes to, two pairs to a row."""
     pairs = 2
     rows = -(-len(codes) // pairs)
     aspect = images.shape[1] / images.shape[2]
-    figure, axes = plt.subplots(rows, 2 * pairs, figsize=(4 * pairs, rows * 2 * aspect + 0.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, 2 * pairs, figsize=(4 * pairs, rows * 2 * aspect + 0.5), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat:
         axis.axis("off")
     for index, (code_map, image, label) in enumerate(zip(codes, images, labels)):
-        left, right = axes[index // pairs, 2 * (index % pairs):2 * (index % pairs) + 2]
+        left, right = axes[index // pairs, 2 * (index % pairs) : 2 * (index % pairs) + 2]
         left.imshow(ranks[code_map], cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
         left.set_title(f"{label}: codes {code_map.shape[0]}x{code_map.shape[1]}", fontsize=8)
         right.imshow(image, cmap="gray", vmin=0, vmax=1)
@@ -176,8 +243,9 @@ def codes_beside_slices(codes: np.ndarray, images: np.ndarray, path: Path, title
     _save(figure, path)
 
 
-def architecture(path: Path, downsample: int, num_codes: int, code_dim: int, frame: tuple[int, int],
-                 channels: int, layers: int) -> None:
+def architecture(
+    path: Path, downsample: int, num_codes: int, code_dim: int, frame: tuple[int, int], channels: int, layers: int
+) -> None:
     """The diagram of both stages, with the shapes of this run. frame: (height, width) that the networks see."""
     figure, axis = plt.subplots(figsize=(13, 4.4), layout="constrained")
     axis.set(xlim=(0, 13), ylim=(0.2, 4.5))
@@ -193,20 +261,37 @@ def architecture(path: Path, downsample: int, num_codes: int, code_dim: int, fra
         (8.9, upper, 1.7, f"decoder\nresidual blocks,\nsub-pixel, x{downsample}", "#cfe2f3"),
         (11.1, upper, 1.8, f"reconstruction\n1x{height}x{width}\nL1 + windowed SSIM", "#f0f0f0"),
         (0.1, lower, 1.7, "slice position\n0 (lowest) .. 1", "#f0f0f0"),
-        (2.9, lower, 2.7, f"gated PixelCNN\n{layers} layers, {channels} channels\np(code | above, left, place)", "#d9ead3"),
+        (
+            2.9,
+            lower,
+            2.7,
+            f"gated PixelCNN\n{layers} layers, {channels} channels\np(code | above, left, place)",
+            "#d9ead3",
+        ),
         (6.7, lower, 1.7, f"code map\n{map_shape}\nindices 0..{num_codes - 1}", "#fff2cc"),
         (8.9, lower, 1.7, "sampled code map\n(code by code,\nrows cached)", "#f4cccc"),
         (11.1, lower, 1.8, "new slice", "#f4cccc"),
     ]
     for left, bottom, box_width, text, colour in boxes:
-        axis.add_patch(FancyBboxPatch((left, bottom), box_width, box_height, boxstyle="round,pad=0.03", facecolor=colour,
-                                      edgecolor="#444444"))
+        axis.add_patch(
+            FancyBboxPatch(
+                (left, bottom), box_width, box_height, boxstyle="round,pad=0.03", facecolor=colour, edgecolor="#444444"
+            )
+        )
         axis.text(left + box_width / 2, bottom + box_height / 2, text, ha="center", va="center", fontsize=9.5)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], label: str = "", bend: float = 0.0,
-              at: tuple[float, float] | None = None) -> None:
-        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="#444444",
-                                       connectionstyle=f"arc3,rad={bend}"))
+    def arrow(
+        start: tuple[float, float],
+        end: tuple[float, float],
+        label: str = "",
+        bend: float = 0.0,
+        at: tuple[float, float] | None = None,
+    ) -> None:
+        axis.add_patch(
+            FancyArrowPatch(
+                start, end, arrowstyle="-|>", mutation_scale=13, color="#444444", connectionstyle=f"arc3,rad={bend}"
+            )
+        )
         if label:
             axis.text(*at, label, fontsize=8.5, color="#444444", ha="center")
 

@@ -20,7 +20,6 @@ from cli import flag, parse_flags, require, run_main
 from sampling import Samples, draw_samples, spread_numbers
 from utils import Run, load_run, newest_run, resolve_device
 
-
 GRID_SLICES = 64  # slices in a grid, at most
 
 
@@ -40,7 +39,9 @@ class Settings:
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
         require(1 <= self.n <= 10000, f"--n is {self.n}; expected 1 to 10000 slices")
-        require(0 < self.temperature <= 100, f"--temperature is {self.temperature}; expected a number above 0, at most 100")
+        require(
+            0 < self.temperature <= 100, f"--temperature is {self.temperature}; expected a number above 0, at most 100"
+        )
         require(0 <= self.seed < 2**63, f"--seed is {self.seed}; expected a whole number from 0")
         require(self.out is None or not Path(self.out).is_file(), f"--out {self.out} is a file; expected a folder")
 
@@ -77,9 +78,15 @@ def write_grids(samples: Samples, run: Run, out: Path, settings: Settings) -> No
     samples = samples.first(GRID_SLICES)
     ranks = figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
     how = f"temperature {settings.temperature:g}, seed {settings.seed}"
-    figures.code_grid(samples.codes.numpy(), out / "generated_q.png", f"Codes drawn from the prior, {how}", ranks, samples.labels)
-    figures.slice_grid(samples.images.numpy(), out / "generated_imgs.png",
-                       f"Generated slices, {how} (trained on {run.config['data']['title']})", samples.labels)
+    figures.code_grid(
+        samples.codes.numpy(), out / "generated_q.png", f"Codes drawn from the prior, {how}", ranks, samples.labels
+    )
+    figures.slice_grid(
+        samples.images.numpy(),
+        out / "generated_imgs.png",
+        f"Generated slices, {how} (trained on {run.config['data']['title']})",
+        samples.labels,
+    )
 
 
 def write_slices(samples: Samples, folder: Path) -> None:

@@ -24,8 +24,9 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
     if any(missing):
         padding = [part for side in missing for part in (side // 2, side - side // 2)]
         images, targets = F.pad(images, padding), F.pad(targets, padding)
-    return structural_similarity_index_measure(images, targets, gaussian_kernel=True, sigma=1.5, data_range=1.0,
-                                               reduction="none").reshape(-1)
+    return structural_similarity_index_measure(
+        images, targets, gaussian_kernel=True, sigma=1.5, data_range=1.0, reduction="none"
+    ).reshape(-1)
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:

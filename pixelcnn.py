@@ -97,19 +97,36 @@ class GatedPixelCNN(nn.Module):
             what a few subjects happen to have there.
     """
 
-    def __init__(self, num_codes: int = 512, channels: int = 64, layers: int = 15, first_kernel: int = 7,
-                 dropout: float = 0.1, position: bool = True, location: bool = True):
+    def __init__(
+        self,
+        num_codes: int = 512,
+        channels: int = 64,
+        layers: int = 15,
+        first_kernel: int = 7,
+        dropout: float = 0.1,
+        position: bool = True,
+        location: bool = True,
+    ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
             raise ValueError(f"expected at least 1 layer and an odd first kernel, got {layers} and {first_kernel}")
-        self.arguments = dict(num_codes=num_codes, channels=channels, layers=layers, first_kernel=first_kernel,
-                              dropout=dropout, position=position, location=location)
+        self.arguments = dict(
+            num_codes=num_codes,
+            channels=channels,
+            layers=layers,
+            first_kernel=first_kernel,
+            dropout=dropout,
+            position=position,
+            location=location,
+        )
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, channels)
-        self.layers = nn.ModuleList([GatedLayer(channels, first_kernel if i == 0 else 3, i == 0, dropout)
-                                     for i in range(layers)])
-        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(),
-                                  nn.Conv2d(2 * channels, num_codes, 1))
+        self.layers = nn.ModuleList(
+            [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0, dropout) for i in range(layers)]
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, num_codes, 1)
+        )
         self.position = PlaceEncoder(1, channels, layers * 4 * channels) if position else None
         self.location = PlaceEncoder(2, channels, channels) if location else None
 
@@ -138,9 +155,18 @@ class GatedPixelCNN(nn.Module):
         counts = torch.bincount(codes.flatten().long(), minlength=self.num_codes) + 1
         self.head[-1].bias.copy_((counts / counts.sum()).log())
 
-    def sample(self, batch: int, height: int, width: int, position: Tensor | None = None, temperature: float = 1.0,
-               top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-               progress: Callable[[int], None] | None = None) -> Tensor:
+    def sample(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        position: Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Draw code maps, code by code in raster order.
 
         The vertical stack is computed once a row and the horizontal stack once a code, from what each layer
@@ -162,19 +188,33 @@ class GatedPixelCNN(nn.Module):
         self.eval()
         try:
             with torch.inference_mode():
-                codes = self._sample(batch, height, width, position, Draw(temperature, top_k, top_p), generator, progress)
+                codes = self._sample(
+                    batch, height, width, position, Draw(temperature, top_k, top_p), generator, progress
+                )
         finally:
             self.train(was_training)
         return codes.clone()  # out of inference mode, so that the caller may train on it
 
-    def _sample(self, batch: int, height: int, width: int, position: Tensor | None, draw: "Draw",
-                generator: torch.Generator | None, progress: Callable[[int], None] | None) -> Tensor:
+    def _sample(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        position: Tensor | None,
+        draw: "Draw",
+        generator: torch.Generator | None,
+        progress: Callable[[int], None] | None,
+    ) -> Tensor:
         weight = self.embedding.weight
         uniform = uniform_noise(batch, height, width, generator).to(weight.device)
         codes = torch.zeros(batch, height, width, dtype=torch.int64, device=weight.device)
         conditions, location = self._conditions(position, batch), self._location_map(height, width)
-        caches = [LayerCache(weight.new_zeros(batch, weight.shape[1], layer.vertical.kernel_size[0], width),
-                             weight.new_zeros(0)) for layer in self.layers]
+        caches = [
+            LayerCache(
+                weight.new_zeros(batch, weight.shape[1], layer.vertical.kernel_size[0], width), weight.new_zeros(0)
+            )
+            for layer in self.layers
+        ]
         for row in range(height):
             self._start_row(caches, conditions, codes[:, row - 1] if row else None)
             left = [weight.new_zeros(batch, weight.shape[1], layer.horizontal.kernel_size[1]) for layer in self.layers]
@@ -198,8 +238,9 @@ class GatedPixelCNN(nn.Module):
             newest = gate(features + v_bias)[:, :, 0]
             cache.vertical = (layer.vertical_to_horizontal(features) + h_bias)[:, :, 0]
 
-    def _step(self, caches: list[LayerCache], left: list[Tensor], code: Tensor | None, location: Tensor,
-              column: int) -> Tensor:
+    def _step(
+        self, caches: list[LayerCache], left: list[Tensor], code: Tensor | None, location: Tensor, column: int
+    ) -> Tensor:
         """Logits `[B, K]` at one place, given the code `[B]` to its left (None in the first column)."""
         h = None if code is None else self.embedding(code)
         for index, (layer, cache) in enumerate(zip(self.layers, caches)):
@@ -239,7 +280,9 @@ class PlaceEncoder(nn.Module):
     def __init__(self, inputs: int, hidden: int, out: int):
         super().__init__()
         self.unknown = nn.Parameter(torch.zeros(inputs, 2 * PLACE_FREQUENCIES))
-        self.layers = nn.Sequential(nn.Linear(inputs * 2 * PLACE_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, out))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs * 2 * PLACE_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, out)
+        )
 
     def forward(self, values: Tensor) -> Tensor:
         known = ~values.isnan()

@@ -45,23 +45,33 @@ def table(scores: dict[str, dict[str, float]]) -> str:
         if any(key in scores[name] for name in names):
             lines.append((title, *(format(scores[name][key], form) if key in scores[name] else "" for name in names)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    return "\n".join("| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                                       for i, (cell, width) in enumerate(zip(line, widths))) + " |" for line in lines)
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        )
+        + " |"
+        for line in lines
+    )
 
 
 def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, float]]) -> None:
     """Write `report.md`: data, scores, pictures, settings."""
     data = config["data"]
-    splits = ", ".join(f"{name} {split['slices']} slices of {split['subjects']} subjects"
-                       for name, split in data["splits"].items())
+    splits = ", ".join(
+        f"{name} {split['slices']} slices of {split['subjects']} subjects" for name, split in data["splits"].items()
+    )
     settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
-    pictures = "\n\n".join(f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES
-                           if (folder / "images" / name).exists())
+    pictures = "\n\n".join(
+        f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES if (folder / "images" / name).exists()
+    )
     notes = "".join(f"\nNote: {note}.\n" for note in data["notes"])
-    write_text(folder / "report.md", f"""# {folder.name}
+    write_text(
+        folder / "report.md",
+        f"""# {folder.name}
 
-Data: {data['title']}. {splits}.
+Data: {data["title"]}. {splits}.
 {notes}
 ## Scores
 
@@ -80,4 +90,5 @@ cost log2 K bits each.
 {settings}
 
 {versions}
-""")
+""",
+    )

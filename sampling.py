@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset import spread_over
 from scoring import decode
 from utils import Progress, Run, UserError
-
 
 BATCH = 64  # maps drawn at a time
 
@@ -30,11 +30,12 @@ class Samples:
 
 def spread_numbers(count: int, slices: int) -> np.ndarray:
     """`count` slice numbers of a volume of `slices`: all of them, lowest first, again and again; spread evenly if fewer."""
-    return np.arange(count) % slices if count >= slices else np.linspace(0, slices - 1, count).round().astype(int)
+    return np.arange(count) % slices if count >= slices else spread_over(slices, count)
 
 
-def draw_samples(run: Run, numbers: np.ndarray | None, count: int, temperature: float = 1.0, seed: int = 0,
-                 title: str = "sampling") -> Samples:
+def draw_samples(
+    run: Run, numbers: np.ndarray | None, count: int, temperature: float = 1.0, seed: int = 0, title: str = "sampling"
+) -> Samples:
     """Draw code maps from the prior and decode them.
 
     Args:
@@ -49,8 +50,10 @@ def draw_samples(run: Run, numbers: np.ndarray | None, count: int, temperature: 
         UserError: when the run has no prior or knows no slice positions.
     """
     if run.prior is None:
-        raise UserError("this run has no prior to sample from (prior.safetensors is missing); "
-                        "train it with: python train.py --resume --out RUN")
+        raise UserError(
+            "this run has no prior to sample from (prior.safetensors is missing); "
+            "train it with: python train.py --resume --out RUN"
+        )
     slices = run.config["data"]["slices_per_subject"]
     if numbers is not None and slices is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
@@ -60,9 +63,18 @@ def draw_samples(run: Run, numbers: np.ndarray | None, count: int, temperature: 
     parts = []
     with Progress(height * -(-count // BATCH), title, "row") as progress:
         for start in range(0, count, BATCH):
-            part = None if position is None else position[start:start + BATCH]
-            parts.append(run.prior.sample(min(BATCH, count - start), height, width, part, temperature=temperature,
-                                          generator=generator, progress=progress.update).cpu())
+            part = None if position is None else position[start : start + BATCH]
+            parts.append(
+                run.prior.sample(
+                    min(BATCH, count - start),
+                    height,
+                    width,
+                    part,
+                    temperature=temperature,
+                    generator=generator,
+                    progress=progress.update,
+                ).cpu()
+            )
     codes = torch.cat(parts)
     images = decode(run.vqvae, codes, run.frame)[:, 0]
     return Samples(codes, images, [""] * count if numbers is None else [f"slice {number}" for number in numbers])

@@ -53,8 +53,14 @@ def mean_ssim(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> float:
     return _mean([ssim(decoded, images) for images, decoded in reconstructions(model, split, codes, frame)])
 
 
-def score_split(vqvae: VQVAE, prior: GatedPixelCNN | None, split: Split, frame: Frame, train_codes: Tensor | None = None,
-                title: str | None = None) -> dict[str, float]:
+def score_split(
+    vqvae: VQVAE,
+    prior: GatedPixelCNN | None,
+    split: Split,
+    frame: Frame,
+    train_codes: Tensor | None = None,
+    title: str | None = None,
+) -> dict[str, float]:
     """Scores of a run over all slices of a split.
 
     Args:
@@ -74,16 +80,27 @@ def score_split(vqvae: VQVAE, prior: GatedPixelCNN | None, split: Split, frame: 
     with Progress(len(split), f"score {title}", "slice", quiet=title is None) as progress:
         for images, decoded in reconstructions(vqvae, split, codes, frame):
             inside, decoded_inside = frame.crop(images), frame.crop(decoded)
-            for name, values in zip(whole, (ssim(decoded, images), psnr(decoded, images),
-                                            ssim(decoded_inside, inside), psnr(decoded_inside, inside))):
+            for name, values in zip(
+                whole,
+                (
+                    ssim(decoded, images),
+                    psnr(decoded, images),
+                    ssim(decoded_inside, inside),
+                    psnr(decoded_inside, inside),
+                ),
+            ):
                 whole[name].append(values)
             progress.update(len(images))
     usage, num_codes = CodeUsage.of(codes, vqvae.quantizer.num_codes), vqvae.quantizer.num_codes
     places = codes[0].numel()
     scores: dict[str, float] = {"slices": len(split), "subjects": len(set(split.subjects))}
     scores |= {name: _mean(values) for name, values in whole.items()}
-    scores |= {"codes_used": usage.used, "perplexity": usage.perplexity, "codes_per_slice": places,
-               "bits_per_slice_fixed": places * float(np.log2(num_codes))}
+    scores |= {
+        "codes_used": usage.used,
+        "perplexity": usage.perplexity,
+        "codes_per_slice": places,
+        "bits_per_slice_fixed": places * float(np.log2(num_codes)),
+    }
     if prior is not None:
         bits = mean_bits(prior, codes, split.positions)
         scores |= {"bits_per_code": bits, "bits_per_slice": bits * places}
@@ -97,7 +114,7 @@ def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None)
     """Bits per code of `[N, h, w]` code maps under the prior, in float32."""
     device, values = prior.embedding.weight.device, []
     for start in range(0, len(codes), BATCH):
-        batch = codes[start:start + BATCH].long().to(device)
+        batch = codes[start : start + BATCH].long().to(device)
         position = position_batch(positions, np.arange(start, start + len(batch)), device)
         values.append(bits_per_code(prior(batch, position), batch).cpu())
     return _mean(values)

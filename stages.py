@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset import Frame, Split
+from dataset import Frame, Split, spread_over
 from metrics import CodeUsage
 from pixelcnn import GatedPixelCNN
 from scoring import encode_split, mean_bits, mean_ssim, position_batch
@@ -36,7 +36,10 @@ class VQVAEStage(Stage):
         self.model, self.train, self.frame, self.precision = model, train, frame, precision
         self.size = len(train)
         self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
-        self.scored = {"train": train.evenly(scored_slices(self.size) // 2), "validate": validation.evenly(scored_slices(self.size))}
+        self.scored = {
+            "train": train.evenly(scored_slices(self.size) // 2),
+            "validate": validation.evenly(scored_slices(self.size)),
+        }
         self.continuous = False  # whether this step trains without quantising
         self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
 
@@ -58,8 +61,11 @@ class VQVAEStage(Stage):
         if out is None:
             return {"loss": reconstruction, "reconstruction": reconstruction.detach(), "commitment": torch.zeros(())}
         self.pending.append((out.latents, out.codes))
-        return {"loss": reconstruction + COMMITMENT * out.commitment_loss, "reconstruction": reconstruction.detach(),
-                "commitment": out.commitment_loss.detach()}
+        return {
+            "loss": reconstruction + COMMITMENT * out.commitment_loss,
+            "reconstruction": reconstruction.detach(),
+            "commitment": out.commitment_loss.detach(),
+        }
 
     def after_step(self) -> dict[str, float]:
         if self.continuous:
@@ -77,15 +83,21 @@ class VQVAEStage(Stage):
         for name, split in self.scored.items():
             codes = encode_split(model, split, self.frame)
             usage = CodeUsage.of(codes, model.quantizer.num_codes)
-            scores |= {f"{name}_ssim": mean_ssim(model, split, codes, self.frame), f"{name}_codes_used": usage.used,
-                       f"{name}_perplexity": usage.perplexity}
+            scores |= {
+                f"{name}_ssim": mean_ssim(model, split, codes, self.frame),
+                f"{name}_codes_used": usage.used,
+                f"{name}_perplexity": usage.perplexity,
+            }
         return scores
 
     @torch.no_grad()
     def _place_codes(self) -> None:
         """Put the codes among the latents of slices spread over the training split."""
-        chosen = np.unique(np.linspace(0, self.size - 1, min(self.size, PLACING_SLICES)).round().astype(int))
-        parts = [self.model.latents(self._images(part)).float() for part in np.array_split(chosen, -(-len(chosen) // self.micro_batch))]
+        chosen = spread_over(self.size, PLACING_SLICES)
+        parts = [
+            self.model.latents(self._images(part)).float()
+            for part in np.array_split(chosen, -(-len(chosen) // self.micro_batch))
+        ]
         self.model.quantizer.start(torch.cat(parts))
 
     def _images(self, indices: np.ndarray) -> Tensor:
@@ -102,9 +114,23 @@ class PriorStage(Stage):
     name, score, higher_is_better = "prior", "validate_bits", False
     average_decay = 0.999
 
-    def __init__(self, model: GatedPixelCNN, train: Tensor, mirrored: Tensor, validation: Tensor,
-                 train_positions: np.ndarray | None, validation_positions: np.ndarray | None, precision: str):
-        self.model, self.train, self.mirrored, self.validation, self.precision = model, train, mirrored, validation, precision
+    def __init__(
+        self,
+        model: GatedPixelCNN,
+        train: Tensor,
+        mirrored: Tensor,
+        validation: Tensor,
+        train_positions: np.ndarray | None,
+        validation_positions: np.ndarray | None,
+        precision: str,
+    ):
+        self.model, self.train, self.mirrored, self.validation, self.precision = (
+            model,
+            train,
+            mirrored,
+            validation,
+            precision,
+        )
         self.positions = {"train": train_positions, "validate": validation_positions}
         self.size = len(train)
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
@@ -125,12 +151,13 @@ class PriorStage(Stage):
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
-        return {f"{name}_bits": self._some_bits(model, codes, self.positions[name])
-                for name, codes in (("train", self.train), ("validate", self.validation))}
+        return {
+            f"{name}_bits": self._some_bits(model, codes, self.positions[name])
+            for name, codes in (("train", self.train), ("validate", self.validation))
+        }
 
     def _some_bits(self, model: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
-        count = min(len(codes), scored_slices(self.size))
-        some = np.unique(np.linspace(0, len(codes) - 1, count).round().astype(int))
+        some = spread_over(len(codes), scored_slices(self.size))
         return mean_bits(model, codes[torch.from_numpy(some)], None if positions is None else positions[some])
 
 

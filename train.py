@@ -25,14 +25,27 @@ from torch import Tensor
 import figures
 import report
 from cli import flag, parse_flags, require, run_main
-from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder
+from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
 from pixelcnn import GatedPixelCNN
-from sampling import draw_samples
+from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
 from stages import PriorStage, VQVAEStage
 from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
-from utils import (Progress, load_model, load_run, newest_run, read_codes, read_config, replacing, resolve_device, resolve_precision,
-                   seed_everything, versions, write_json)
+from utils import (
+    Progress,
+    Run,
+    load_model,
+    load_run,
+    newest_run,
+    read_codes,
+    read_config,
+    replacing,
+    resolve_device,
+    resolve_precision,
+    seed_everything,
+    versions,
+    write_json,
+)
 from vqvae import VQVAE
 
 SHOWN = 32  # slices in a picture
@@ -52,19 +65,35 @@ class Settings:
     k: int = flag(512, "Number of codes.")
     d: int = flag(64, "Dimension of a code.")
     downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
-    data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where "
-                                  "it is not given.")
-    image_size: int | None = flag(None, "Resample slices to this many pixels a side; their own size where it is not given "
-                                        "(112 for the built-in cohort).")
+    data: str | None = flag(
+        None,
+        "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where it is not given.",
+    )
+    image_size: int | None = flag(
+        None,
+        "Resample slices to this many pixels a side; their own size where it is not given "
+        "(112 for the built-in cohort).",
+    )
     out: str | None = flag(None, "Run folder; a new one under runs/ where it is not given.")
     seed: int = flag(0, "Seed of everything random.")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
-    precision: str = flag("auto", "Arithmetic of training; auto is bf16 where the hardware has it. Codes are always computed in "
-                                  "float32.", ("auto", "float32", "bf16"))
-    patience: int = flag(10, "Epochs without a better validation score after which a stage stops early; 0 never stops early.")
+    precision: str = flag(
+        "auto",
+        "Arithmetic of training; auto is bf16 where the hardware has it. Codes are always computed in float32.",
+        ("auto", "float32", "bf16"),
+    )
+    patience: int = flag(
+        10, "Epochs without a better validation score after which a stage stops early; 0 never stops early."
+    )
     save_every: float = flag(5.0, "Minutes between two checkpoints within an epoch; every epoch ends with one.")
-    stage: str = flag("all", "Run one stage of an existing run anew, from the stages before it.", ("all", "vqvae", "encode", "prior", "sample", "report"))
-    resume: bool = flag(False, "Go on with the run of --out (the newest run where it is not given) where it was stopped.")
+    stage: str = flag(
+        "all",
+        "Run one stage alone, from what the stages before it left in the run folder.",
+        ("all", "vqvae", "encode", "prior", "sample", "report"),
+    )
+    resume: bool = flag(
+        False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."
+    )
     cache: str = flag(".cache", "Folder for decoded slices.")
 
     def check(self) -> None:
@@ -72,12 +101,16 @@ class Settings:
         for name in ("epoch", "batch", "epoch_prior", "batch_prior", "d"):
             require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
         for name in ("lr", "lr_prior"):
-            require(0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1")
+            require(
+                0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1"
+            )
         require(2 <= self.k <= 2**16, f"--k is {self.k}; expected 2 to 65536 codes")
         require(self.patience >= 0, f"--patience is {self.patience}; expected 0 (never stop early) or more")
         require(self.save_every > 0, f"--save_every is {self.save_every}; expected minutes above 0")
-        require(self.image_size is None or 8 <= self.image_size <= 4096,
-                f"--image_size is {self.image_size}; expected 8 to 4096 pixels")
+        require(
+            self.image_size is None or 8 <= self.image_size <= 4096,
+            f"--image_size is {self.image_size}; expected 8 to 4096 pixels",
+        )
         require(not (self.resume and self.stage != "all"), "--resume goes on with every stage; leave out --stage")
 
 
@@ -109,7 +142,10 @@ class Job:
     def codes(self) -> dict[str, Tensor]:
         """Code maps `[N, h, w]` of each split, from the encode stage."""
         codes = read_codes(self.folder)
-        require(bool(codes), f"{self.folder}: no codes.safetensors; encode with: python train.py --stage encode --out {self.folder}")
+        require(
+            bool(codes),
+            f"{self.folder}: no codes.safetensors; encode with: python train.py --stage encode --out {self.folder}",
+        )
         return codes
 
     def fit_settings(self, stage: str) -> FitSettings:
@@ -146,16 +182,22 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     require(not folder.exists() or folder.is_dir(), f"--out {folder} is a file; expected a folder or a new name")
     started = (folder / "config.json").exists()
     if not (settings.resume or (settings.stage != "all" and started)):
-        require(not started, f"{folder} already holds a run; go on with it by --resume, or name another folder with --out")
+        require(
+            not started, f"{folder} already holds a run; go on with it by --resume, or name another folder with --out"
+        )
         return settings, folder
     stored = read_config(folder)["flags"]
     known = {field.name for field in fields(Settings)}
-    require(stored.keys() == known, f"{folder / 'config.json'}: its flags are not this version's: "
-                                    f"{', '.join(sorted(stored.keys() ^ known))}")
+    require(
+        stored.keys() == known,
+        f"{folder / 'config.json'}: its flags are not this version's: {', '.join(sorted(stored.keys() ^ known))}",
+    )
     for name, value in given.items():
-        require(not settings.resume or name in WHILE_RESUMING or value == stored[name],
-                f"--{name} is {value}, but the run in {folder} was started with {stored[name]}; "
-                "leave it out, or start a new run with another --out")
+        require(
+            not settings.resume or name in WHILE_RESUMING or value == stored[name],
+            f"--{name} is {value}, but the run in {folder} was started with {stored[name]}; "
+            "leave it out, or start a new run with another --out",
+        )
     return Settings(**(stored | given)), folder
 
 
@@ -171,8 +213,11 @@ def prepare(settings: Settings, folder: Path) -> Job:
     data = load_data(settings.data, settings.image_size, settings.cache)
     frame = find_frame(data.splits["train"].images, settings.downsample)
     job = Job(settings, folder, data, frame, device, precision)
-    print(f"content frame {frame.height}x{frame.width} of {frame.image_height}x{frame.image_width} pixels, "
-          f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}", flush=True)
+    print(
+        f"content frame {frame.height}x{frame.width} of {frame.image_height}x{frame.image_width} pixels, "
+        f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}",
+        flush=True,
+    )
     if (folder / "config.json").exists():
         check_data(job)
     if not settings.resume:
@@ -185,8 +230,11 @@ def check_data(job: Job) -> None:
     stored = read_config(job.folder)["data"]
     found = data_summary(job)
     for name in ("splits", "frame", "slices_per_subject"):
-        require(found[name] == stored[name], f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
-                                             f"{job.folder} was trained on {stored[name]}; start a new run with another --out")
+        require(
+            found[name] == stored[name],
+            f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
+            f"{job.folder} was trained on {stored[name]}; start a new run with another --out",
+        )
 
 
 def data_summary(job: Job) -> dict[str, Any]:
@@ -196,8 +244,9 @@ def data_summary(job: Job) -> dict[str, Any]:
 def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
     """The folder's slices, or the built-in cohort where `root` is None; says what was found and what is missing."""
     data = load_cohort(image_size, cache, Progress) if root is None else load_folder(root, cache, image_size, Progress)
-    sizes = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} subjects"
-                      for name, split in data.splits.items())
+    sizes = ", ".join(
+        f"{name} {len(split)} slices of {len(set(split.subjects))} subjects" for name, split in data.splits.items()
+    )
     print(f"data: {data.title}: {sizes}")
     for note in data.notes:
         print(f"note: {note}")
@@ -206,18 +255,29 @@ def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
 
 def write_config(job: Job) -> None:
     flags = asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)}
-    write_json(job.folder / "config.json", {
-        "flags": flags, "data": data_summary(job),
-        "versions": versions() | {"device": str(job.device), "precision": job.precision}})
+    write_json(
+        job.folder / "config.json",
+        {
+            "flags": flags,
+            "data": data_summary(job),
+            "versions": versions() | {"device": str(job.device), "precision": job.precision},
+        },
+    )
 
 
 def run_stages(job: Job) -> None:
     """Every stage that is wanted and not done; each reads what the ones before it left in the run folder."""
     wanted, names = job.settings.stage, list(PIPELINE)
-    done = names[: names.index(wanted)] if wanted != "all" else finished_stages(job.folder) if job.settings.resume else []
+    done = (
+        names[: names.index(wanted)] if wanted != "all" else finished_stages(job.folder) if job.settings.resume else []
+    )
     if done == names:
         print(f"{job.folder}: this run is finished, there is nothing to resume")
-    for name in names[len(done):]:
+    require(
+        wanted != "vqvae" or not (job.folder / "prior.safetensors").exists(),
+        f"--stage vqvae: the prior in {job.folder} belongs to the VQ-VAE that is there; start a new run with another --out",
+    )
+    for name in names[len(done) :]:
         PIPELINE[name](job, done)
         done = [*done, name]
         mark_finished(job.folder, done)
@@ -243,7 +303,9 @@ def encode_slices(job: Job, done: list[str]) -> None:
     """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
     model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
-    codes["train_mirrored"] = encode_split(model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=True)
+    codes["train_mirrored"] = encode_split(
+        model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=True
+    )
     with replacing(job.folder / "codes.safetensors") as temporary:
         save_file(codes, temporary)
 
@@ -255,47 +317,114 @@ def train_prior(job: Job, done: list[str]) -> None:
     known = splits["train"].positions is not None
     model = GatedPixelCNN(s.k, position=known).to(job.device)
     scored, validation = job.validation()
-    stage = PriorStage(model, codes["train"], codes["train_mirrored"], codes[scored], splits["train"].positions,
-                       validation.positions, job.precision)
+    stage = PriorStage(
+        model,
+        codes["train"],
+        codes["train_mirrored"],
+        codes[scored],
+        splits["train"].positions,
+        validation.positions,
+        job.precision,
+    )
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
     records = [record for record in read_metrics(job.folder) if record["stage"] == "prior"]
-    figures.prior_status(records, job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}", s.k,
-                         marginal_bits(codes["train"], codes[scored], s.k), scored)
+    figures.prior_status(
+        records,
+        job.pictures / "prior_train_status.png",
+        f"PixelCNN prior on {job.data.title}",
+        s.k,
+        marginal_bits(codes["train"], codes[scored], s.k),
+        scored,
+    )
 
 
 def sample_slices(job: Job, done: list[str]) -> None:
-    """Reconstruct real slices and draw new ones; leaves their pictures."""
+    """Reconstruct held-out slices and draw new ones of the same positions; leaves their pictures."""
     run = load_run(job.folder, job.device)
-    scored, split = job.data.best_split("test", "validate")
+    name, split = job.data.best_split("test", "validate")
     real = split.evenly(SHOWN)
     images = real.batch(np.arange(len(real)))
     codes = encode(run.vqvae, images, run.frame)
     decoded = decode(run.vqvae, codes, run.frame)
-    labels = [f"{subject}, slice {number}" for subject, number in zip(real.subjects, real.numbers)]
-    ranks = figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
+    drawn = [
+        draw_samples(run, real.numbers, len(real), seed=job.settings.seed + i, title=f"sampling set {i + 1}")
+        for i in (0, 1)
+    ]
+    picture_held_out(job, run, name, real, images, codes, decoded)
+    picture_drawn(job, run, drawn)
+    picture_side_by_side(job, name, real, images, decoded, drawn[0])
+    arguments = run.prior.arguments
+    figures.architecture(
+        job.pictures / "architecture.png",
+        job.settings.downsample,
+        job.settings.k,
+        job.settings.d,
+        (run.frame.height, run.frame.width),
+        arguments["channels"],
+        arguments["layers"],
+    )
+
+
+def picture_held_out(
+    job: Job, run: Run, name: str, real: Split, images: Tensor, codes: Tensor, decoded: Tensor
+) -> None:
+    """Held-out slices, their reconstructions and their code maps."""
     where, title = job.pictures, job.data.title
-    figures.slice_grid(images[:, 0].numpy(), where / "original.png", f"Original {scored} slices, {title}", labels)
-    figures.slice_grid(decoded[:, 0].numpy(), where / "reconst.png", f"Reconstructed {scored} slices, {title}", labels)
-    figures.code_grid(codes.numpy(), where / "test_q.png", f"Codes q(z|x) of {scored} slices", ranks, labels)
-    figures.slice_grid(decoded[:, 0].numpy(), where / "test_imgs.png", f"Decoded codes of {scored} slices", labels)
-    for suffix, seed in (("", job.settings.seed), ("2", job.settings.seed + 1)):
-        drawn = draw_samples(run, real.numbers, len(real), seed=seed, title=f"sampling set {suffix or 1}")
-        figures.code_grid(drawn.codes.numpy(), where / f"generated_q{suffix}.png", f"Codes drawn from the prior, seed {seed}",
-                          ranks, drawn.labels)
-        figures.slice_grid(drawn.images.numpy(), where / f"generated_imgs{suffix}.png",
-                           f"Generated slices, seed {seed} (prior trained on {title})", drawn.labels)
-    some = np.linspace(0, len(real) - 1, min(8, len(real))).round().astype(int)
-    columns = [f"slice {number}" for number in real.numbers[some]]
-    figures.rows_of_slices([(f"real ({scored})", images[some, 0].numpy()), ("reconstructed", decoded[some, 0].numpy()),
-                            ("generated", drawn.images[some].numpy())],
-                           where / "real_and_generated.png", f"Real and generated slices, {title}", columns)
-    pairs = some[::2]
-    figures.codes_beside_slices(drawn.codes[pairs].numpy(), drawn.images[pairs].numpy(), where / "codes_and_slices.png",
-                                "Code maps drawn from the prior and the slices they decode to", ranks,
-                                [drawn.labels[i] for i in pairs])
-    channels, layers = run.prior.arguments["channels"], run.prior.arguments["layers"]
-    figures.architecture(where / "architecture.png", job.settings.downsample, job.settings.k, job.settings.d,
-                         (run.frame.height, run.frame.width), channels, layers)
+    labels = [f"{subject}, slice {number}" for subject, number in zip(real.subjects, real.numbers)]
+    figures.slice_grid(images[:, 0].numpy(), where / "original.png", f"Original {name} slices, {title}", labels)
+    figures.slice_grid(decoded[:, 0].numpy(), where / "reconst.png", f"Reconstructed {name} slices, {title}", labels)
+    figures.code_grid(codes.numpy(), where / "test_q.png", f"Codes q(z|x) of {name} slices", code_ranks(run), labels)
+    figures.slice_grid(
+        decoded[:, 0].numpy(), where / "test_imgs.png", f"Decoded codes of {name} slices, {title}", labels
+    )
+
+
+def picture_drawn(job: Job, run: Run, drawn: Sequence[Samples]) -> None:
+    """Two sets of drawn code maps and the slices they decode to."""
+    where, title, ranks = job.pictures, job.data.title, code_ranks(run)
+    for suffix, seed, samples in zip(("", "2"), (job.settings.seed, job.settings.seed + 1), drawn):
+        figures.code_grid(
+            samples.codes.numpy(),
+            where / f"generated_q{suffix}.png",
+            f"Codes drawn from the prior, seed {seed}",
+            ranks,
+            samples.labels,
+        )
+        figures.slice_grid(
+            samples.images.numpy(),
+            where / f"generated_imgs{suffix}.png",
+            f"Generated slices, seed {seed} (trained on {title})",
+            samples.labels,
+        )
+    some = spread_over(len(drawn[0]), 4)
+    figures.codes_beside_slices(
+        drawn[0].codes[some].numpy(),
+        drawn[0].images[some].numpy(),
+        where / "codes_and_slices.png",
+        f"Code maps drawn from the prior and the slices they decode to (trained on {title})",
+        ranks,
+        [drawn[0].labels[i] for i in some],
+    )
+
+
+def picture_side_by_side(job: Job, name: str, real: Split, images: Tensor, decoded: Tensor, drawn: Samples) -> None:
+    """Real, reconstructed and generated slices of the same positions above each other."""
+    some = spread_over(len(real), 8)
+    rows = [
+        (f"real ({name})", images[some, 0].numpy()),
+        ("reconstructed", decoded[some, 0].numpy()),
+        ("generated", drawn.images[some].numpy()),
+    ]
+    figures.rows_of_slices(
+        rows,
+        job.pictures / "real_and_generated.png",
+        f"Real and generated slices, {job.data.title}",
+        [f"slice {number}" for number in real.numbers[some]],
+    )
+
+
+def code_ranks(run: Run) -> np.ndarray:
+    return figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
 
 
 def score_and_report(job: Job, done: list[str]) -> None:
@@ -303,17 +432,26 @@ def score_and_report(job: Job, done: list[str]) -> None:
     run = load_run(job.folder, job.device)
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
     train_codes = job.codes()["train"]
-    scores = {name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name)
-              for name in held_out}
+    scores = {
+        name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name)
+        for name in held_out
+    }
     write_json(job.folder / "scores.json", scores)
     report.write(job.folder, run.config, scores)
     print(report.table(scores))
-    print(f"{(time.monotonic() - job.started) / 60:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
+    print(
+        f"{(time.monotonic() - job.started) / 60:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}"
+    )
     print(f"Average SSIM on {held_out[0]} dataset: {scores[held_out[0]]['ssim']:.4f}", flush=True)
 
 
-PIPELINE = {"vqvae": train_vqvae, "encode": encode_slices, "prior": train_prior, "sample": sample_slices,
-            "report": score_and_report}
+PIPELINE = {
+    "vqvae": train_vqvae,
+    "encode": encode_slices,
+    "prior": train_prior,
+    "sample": sample_slices,
+    "report": score_and_report,
+}
 
 
 if __name__ == "__main__":

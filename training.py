@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
-from utils import Progress, UserError, derive_seed, load_checkpoint, save_checkpoint, save_model, seed_everything, write_text
+from utils import (
+    Progress,
+    UserError,
+    derive_seed,
+    load_checkpoint,
+    save_checkpoint,
+    save_model,
+    seed_everything,
+    write_text,
+)
 
 GRADIENT_NORM = 1.0
 WARM_UP = 0.05  # share of the steps over which the learning rate rises
@@ -114,8 +123,9 @@ class _Fit:
         self.stage, self.settings, self.folder, self.finished = stage, settings, folder, finished
         self.checkpoint, self.weights = folder / "checkpoint.pt", folder / f"{stage.name}.safetensors"
         self.steps = math.ceil(stage.size / settings.batch)
-        self.optimizer = torch.optim.AdamW(stage.model.parameters(), lr=settings.lr, betas=(0.9, 0.99),
-                                           weight_decay=stage.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            stage.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay
+        )
         self.average = _averaged(stage.model, stage.average_decay)
         self.place = Place()
 
@@ -123,7 +133,6 @@ class _Fit:
         if not (resume and self._restore()):
             seed_everything(self.settings.seed, self.stage.name, "start")
             self.stage.start(self._order(0)[: self.settings.batch])
-            self.average = _averaged(self.stage.model, self.stage.average_decay)
             self._keep_metrics(0)
         self.curves = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.place.epoch + 1)
         with _signals() as arrived, self.curves:
@@ -134,8 +143,11 @@ class _Fit:
     def _out_of_patience(self) -> bool:
         stop = 0 < self.settings.patience <= self.place.stale
         if stop:
-            print(f"{self.stage.name}: no better {self.stage.score} for {self.place.stale} epochs, stopping early; "
-                  f"best was epoch {self.place.best_epoch}", flush=True)
+            print(
+                f"{self.stage.name}: no better {self.stage.score} for {self.place.stale} epochs, stopping early; "
+                f"best was epoch {self.place.best_epoch}",
+                flush=True,
+            )
         return stop
 
     def _epoch(self, arrived: list[int]) -> None:
@@ -146,7 +158,7 @@ class _Fit:
         title = f"{stage.name} epoch {place.epoch + 1}/{settings.epochs}"
         with Progress(stage.size, title, "slice", initial=min(place.step * settings.batch, stage.size)) as progress:
             while place.step < self.steps:
-                batch = order[place.step * settings.batch:(place.step + 1) * settings.batch]
+                batch = order[place.step * settings.batch : (place.step + 1) * settings.batch]
                 shown = self._step(batch)
                 place.step += 1
                 progress.update(len(batch), **shown)
@@ -171,14 +183,16 @@ class _Fit:
         stage.before_step(step, self.steps * self.settings.epochs)
         totals: dict[str, float] = {}
         for start in range(0, len(batch), stage.micro_batch):
-            part = batch[start:start + stage.micro_batch]
+            part = batch[start : start + stage.micro_batch]
             losses = stage.losses(part)
             (losses["loss"] * (len(part) / len(batch))).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * len(part)
         if not math.isfinite(totals["loss"]):
-            raise UserError(f"the {stage.name} loss is {totals['loss']} at epoch {place.epoch + 1}, step {place.step + 1}; "
-                            f"the best weights so far are kept; try a lower learning rate than {self.settings.lr}")
+            raise UserError(
+                f"the {stage.name} loss is {totals['loss']} at epoch {place.epoch + 1}, step {place.step + 1}; "
+                f"the best weights so far are kept; try a lower learning rate than {self.settings.lr}"
+            )
         nn.utils.clip_grad_norm_(stage.model.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         shown = stage.after_step()
@@ -217,8 +231,12 @@ class _Fit:
 
     def _log(self, scores: dict[str, float]) -> None:
         place = self.place
-        record = {"stage": self.stage.name, "epoch": place.epoch, "lr": self.optimizer.param_groups[0]["lr"],
-                  "seconds": round(place.seconds, 1)} | scores
+        record = {
+            "stage": self.stage.name,
+            "epoch": place.epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(place.seconds, 1),
+        } | scores
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in scores.items():
@@ -229,9 +247,14 @@ class _Fit:
         return rng.permutation(self.stage.size)
 
     def _save(self) -> None:
-        state = {"stage": self.stage.name, "finished": self.finished, "place": asdict(self.place),
-                 "model": self.stage.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "average": None if self.average is None else self.average.state_dict()}
+        state = {
+            "stage": self.stage.name,
+            "finished": self.finished,
+            "place": asdict(self.place),
+            "model": self.stage.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
         save_checkpoint(self.checkpoint, state)
 
     def _restore(self) -> bool:
@@ -250,11 +273,13 @@ class _Fit:
         print(f"{self.stage.name}: resuming at epoch {self.place.epoch + 1}, step {self.place.step + 1}", flush=True)
         return True
 
-
     def _keep_metrics(self, epochs: int) -> None:
         """Forget what was logged of this stage after these epochs."""
-        kept = [record for record in read_metrics(self.folder)
-                if record["stage"] != self.stage.name or record["epoch"] <= epochs]
+        kept = [
+            record
+            for record in read_metrics(self.folder)
+            if record["stage"] != self.stage.name or record["epoch"] <= epochs
+        ]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 

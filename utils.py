@@ -45,8 +45,10 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: this machine or this PyTorch build has no such device; "
-                        f"try --device cpu ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"--device {name}: this machine or this PyTorch build has no such device; "
+            f"try --device cpu ({str(error).splitlines()[0]})"
+        ) from None
     return device
 
 
@@ -93,18 +95,22 @@ def derive_seed(*parts: int | str) -> int:
 class Progress:
     """A progress bar with rate and time left; where stdout is no terminal, a plain line every `interval` seconds.
 
-        with Progress(len(batches), "encode", unit="slice") as progress:
-            progress.update(32, loss=0.1)
+    with Progress(len(batches), "encode", unit="slice") as progress:
+        progress.update(32, loss=0.1)
     """
 
-    def __init__(self, total: int, title: str, unit: str = "it", initial: int = 0, interval: float = 15.0,
-                 quiet: bool = False):
+    def __init__(
+        self, total: int, title: str, unit: str = "it", initial: int = 0, interval: float = 15.0, quiet: bool = False
+    ):
         self.total, self.title, self.unit = total, title, unit
         self.done, self.initial, self.interval = initial, initial, interval
         self.stats: dict[str, str] = {}
         self.started, self.last_line = time.monotonic(), math.inf if quiet else time.monotonic()
-        self.bar = (tqdm(total=total, desc=title, unit=unit, initial=initial, file=sys.stdout, dynamic_ncols=True,
-                         leave=False) if sys.stdout.isatty() and not quiet else None)
+        self.bar = (
+            tqdm(total=total, desc=title, unit=unit, initial=initial, file=sys.stdout, dynamic_ncols=True, leave=False)
+            if sys.stdout.isatty() and not quiet
+            else None
+        )
 
     def update(self, count: int = 1, **stats: float | str) -> None:
         self.done += count
@@ -177,7 +183,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no checkpoint there to resume from; start the run without --resume") from None
     except Exception as error:  # torch.load raises many types on a damaged file, all of them meaning this
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); start again without --resume") from None
+        raise UserError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); start again without --resume"
+        ) from None
 
 
 def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None) -> None:
@@ -207,7 +215,9 @@ def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
             expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}
             if expected != found:
-                differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+                differing = sorted(
+                    name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+                )
                 raise ValueError(f"its tensor {differing[0]} does not fit the model its header describes")
             model.load_state_dict({name: file.get_tensor(name) for name in found}, assign=True)
     except FileNotFoundError:
@@ -255,8 +265,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     if not path.is_file():
-        raise UserError(f"{directory}: not a run folder, it has no config.json; "
-                        "give --run the folder that train.py --out named")
+        raise UserError(
+            f"{directory}: not a run folder, it has no config.json; give --run the folder that train.py --out named"
+        )
     try:
         config = json.loads(path.read_text())
         Frame(**config["data"]["frame"])
@@ -271,7 +282,9 @@ def read_codes(directory: Path) -> dict[str, Tensor]:
     try:
         return load_file(path) if path.exists() else {}
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}") from None
+        raise UserError(
+            f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}"
+        ) from None
 
 
 def newest_run(holding: str = "vqvae.safetensors", root: Path = Path("runs")) -> Path:
@@ -282,12 +295,19 @@ def newest_run(holding: str = "vqvae.safetensors", root: Path = Path("runs")) ->
     """
     found = [path for path in root.glob(f"*/{holding}") if (path.parent / "config.json").is_file()]
     if not found:
-        raise UserError(f"no run under {root}/ holds {holding}; train one with `python train.py`, or name another folder")
+        raise UserError(
+            f"no run under {root}/ holds {holding}; train one with `python train.py`, or name another folder"
+        )
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def versions() -> dict[str, str]:
     """What a result depends on, for `config.json`."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-            "machine": platform.machine(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": str(torch.get_num_threads())}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+    }

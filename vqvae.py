@@ -70,11 +70,20 @@ class VectorQuantizer(nn.Module):
         chunk: vectors whose distances to all codes are held at a time, so that memory does not grow as N x K.
     """
 
-    def __init__(self, num_codes: int = 512, code_dim: int = 64, decay: float = 0.99, revive_below: float = 0.02,
-                 revive_every: int = 20, chunk: int = 16384):
+    def __init__(
+        self,
+        num_codes: int = 512,
+        code_dim: int = 64,
+        decay: float = 0.99,
+        revive_below: float = 0.02,
+        revive_every: int = 20,
+        chunk: int = 16384,
+    ):
         super().__init__()
         if num_codes < 2 or code_dim < 1:
-            raise ValueError(f"a codebook needs at least 2 codes of at least 1 dimension, got {num_codes} of {code_dim}")
+            raise ValueError(
+                f"a codebook needs at least 2 codes of at least 1 dimension, got {num_codes} of {code_dim}"
+            )
         self.num_codes, self.code_dim = num_codes, code_dim
         self.decay, self.revive_below, self.revive_every, self.chunk = decay, revive_below, revive_every, chunk
         self.register_buffer("codebook", torch.randn(num_codes, code_dim))
@@ -102,8 +111,9 @@ class VectorQuantizer(nn.Module):
         """The code nearest to each latent by Euclidean distance: `[B, D, h, w]` -> `[B, h, w]` int64."""
         vectors = _as_vectors(latents.float())
         half_norms = self.codebook.square().sum(1) / 2  # |z - e|^2 / 2 = |z|^2 / 2 + (|e|^2 / 2 - z.e)
-        codes = torch.cat([torch.addmm(half_norms, part, self.codebook.t(), alpha=-1).argmin(1)
-                           for part in vectors.split(self.chunk)])
+        codes = torch.cat(
+            [torch.addmm(half_norms, part, self.codebook.t(), alpha=-1).argmin(1) for part in vectors.split(self.chunk)]
+        )
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -121,7 +131,7 @@ class VectorQuantizer(nn.Module):
         vectors = vectors[: 32 * self.num_codes]  # 32 rows a code place the centres well enough
         copies = -(-self.num_codes // len(vectors))
         rows = vectors.repeat(copies, 1)[: self.num_codes].clone()
-        rows[len(vectors):] += 0.01 * vectors.std() * torch.randn_like(rows[len(vectors):])
+        rows[len(vectors) :] += 0.01 * vectors.std() * torch.randn_like(rows[len(vectors) :])
         self.codebook.copy_(rows)
         for _ in range(iterations):
             sums, counts = self._batch_statistics(vectors, self.nearest(vectors[:, :, None, None]).flatten())
@@ -268,7 +278,9 @@ class VQVAE(nn.Module):
         """Encode, quantise and decode `[B, 1, H, W]` slices; H and W must be multiples of f. Changes no state."""
         latents = self.latents(images)
         out = self.quantizer(latents)
-        return VQVAEOutput(self.decoder(out.quantized).float(), out.codes, out.commitment_loss, latents.detach().float())
+        return VQVAEOutput(
+            self.decoder(out.quantized).float(), out.codes, out.commitment_loss, latents.detach().float()
+        )
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -298,7 +310,9 @@ class VQVAE(nn.Module):
             raise ValueError(f"expected images of shape [B, 1, H, W], got {list(images.shape)}")
         height, width = images.shape[2:]
         if height % self.downsample or width % self.downsample:
-            raise ValueError(f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}")
+            raise ValueError(
+                f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}"
+            )
         return self.encoder(images)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ def draw_slices(root: Path, split: str, subjects: range, slices: int = 4, size: 
         texture = rng.uniform(0.6, 1, size)
         for number in range(slices):
             shrink = 1 - 0.5 * number / slices
-            inside = ((rows - size[0] / 2) / (height * shrink)) ** 2 + ((columns - size[1] / 2) / (width * shrink)) ** 2 < 1
+            inside = ((rows - size[0] / 2) / (height * shrink)) ** 2 + (
+                (columns - size[1] / 2) / (width * shrink)
+            ) ** 2 < 1
             pixels = (255 * inside * texture).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"case_{subject:03d}_slice_{number}.nii.png")
     return root

@@ -114,12 +114,20 @@ def test_a_subject_in_two_splits_is_refused(slices, tmp_path):
         load_folder(slices, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("breakage, message", [
-    (lambda train: (train / "case_000_slice_0.nii.png").write_bytes(b"no image"), "case_000_slice_0.nii.png: not a readable"),
-    (lambda train: Image.fromarray(np.ones((8, 8), np.uint8)).save(train / "case_009_slice_0.nii.png"),
-     r"case_009_slice_0.nii.png: 8x8 pixels, but .* has 40x56"),
-    (lambda train: (train / "holiday.png").write_bytes(b""), "holiday.png: unexpected name"),
-])
+@pytest.mark.parametrize(
+    "breakage, message",
+    [
+        (
+            lambda train: (train / "case_000_slice_0.nii.png").write_bytes(b"no image"),
+            "case_000_slice_0.nii.png: not a readable",
+        ),
+        (
+            lambda train: Image.fromarray(np.ones((8, 8), np.uint8)).save(train / "case_009_slice_0.nii.png"),
+            r"case_009_slice_0.nii.png: 8x8 pixels, but .* has 40x56",
+        ),
+        (lambda train: (train / "holiday.png").write_bytes(b""), "holiday.png: unexpected name"),
+    ],
+)
 def test_bad_files_are_named(slices, tmp_path, breakage, message):
     breakage(slices / "keras_png_slices_train")
     with pytest.raises(DataError, match=message):

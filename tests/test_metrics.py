@@ -24,14 +24,26 @@ def padded_pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_ssim_equals_scikit_image_over_every_pixel():
     first, second = padded_pair()
-    expected = [structural_similarity(a.numpy(), b.numpy(), gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                      data_range=1.0, full=True)[1].mean() for a, b in zip(first[:, 0], second[:, 0])]
+    expected = [
+        structural_similarity(
+            a.numpy(),
+            b.numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+            full=True,
+        )[1].mean()
+        for a, b in zip(first[:, 0], second[:, 0])
+    ]
     assert np.allclose(ssim(first, second), expected, atol=1e-5)
 
 
 def test_psnr_equals_scikit_image():
     first, second = padded_pair()
-    expected = [peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1.0) for a, b in zip(first[:, 0], second[:, 0])]
+    expected = [
+        peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1.0) for a, b in zip(first[:, 0], second[:, 0])
+    ]
     assert np.allclose(psnr(first, second), expected, atol=1e-3)
     assert (psnr(first, first) == PERFECT_PSNR).all()
 

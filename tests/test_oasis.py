@@ -9,7 +9,9 @@ import torch
 from dataset import find_frame, load_folder
 
 ROOT = os.environ.get("OASIS_SLICES")
-pytestmark = pytest.mark.skipif(ROOT is None, reason="set OASIS_SLICES to a keras_png_slices_data folder to run on real slices")
+pytestmark = pytest.mark.skipif(
+    ROOT is None, reason="set OASIS_SLICES to a keras_png_slices_data folder to run on real slices"
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,33 @@ from training import read_metrics
 from utils import UserError, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
-RUN_FILES = {"config.json", "vqvae.safetensors", "prior.safetensors", "checkpoint.pt", "metrics.jsonl", "report.md",
-             "scores.json", "codes.safetensors", "images", "tensorboard"}
-PICTURES = {"vqvae_train_status.png", "prior_train_status.png", "original.png", "reconst.png", "test_q.png", "test_imgs.png",
-            "generated_q.png", "generated_imgs.png", "generated_q2.png", "generated_imgs2.png", "architecture.png",
-            "codes_and_slices.png", "real_and_generated.png"}
+RUN_FILES = {
+    "config.json",
+    "vqvae.safetensors",
+    "prior.safetensors",
+    "checkpoint.pt",
+    "metrics.jsonl",
+    "report.md",
+    "scores.json",
+    "codes.safetensors",
+    "images",
+    "tensorboard",
+}
+PICTURES = {
+    "vqvae_train_status.png",
+    "prior_train_status.png",
+    "original.png",
+    "reconst.png",
+    "test_q.png",
+    "test_imgs.png",
+    "generated_q.png",
+    "generated_imgs.png",
+    "generated_q2.png",
+    "generated_imgs2.png",
+    "architecture.png",
+    "codes_and_slices.png",
+    "real_and_generated.png",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +71,22 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     for split, subjects in (("train", range(4)), ("validate", range(4, 6)), ("test", range(6, 8))):
         draw_slices(root / "slices", split, subjects)
-    done = subprocess.run([sys.executable, str(Path(train.__file__)), *SMALL, "--data", str(root / "slices"), "--out",
-                           str(root / "run"), "--cache", str(root / "cache")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(Path(train.__file__)),
+            *SMALL,
+            "--data",
+            str(root / "slices"),
+            "--out",
+            str(root / "run"),
+            "--cache",
+            str(root / "cache"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return root / "run", root / "slices", done.stdout
 
@@ -64,7 +100,12 @@ def test_run_folder_is_complete(trained):
     assert {path.name for path in run.iterdir()} == RUN_FILES
     assert {path.name for path in (run / "images").iterdir()} == PICTURES
     assert list((run / "tensorboard").iterdir())
-    assert [(r["stage"], r["epoch"]) for r in read_metrics(run)] == [("vqvae", 1), ("vqvae", 2), ("prior", 1), ("prior", 2)]
+    assert [(r["stage"], r["epoch"]) for r in read_metrics(run)] == [
+        ("vqvae", 1),
+        ("vqvae", 2),
+        ("prior", 1),
+        ("prior", 2),
+    ]
     config = json.loads((run / "config.json").read_text())
     assert config["flags"]["k"] == 16 and config["data"]["splits"]["train"] == {"slices": 16, "subjects": 4}
     report = (run / "report.md").read_text()
@@ -86,7 +127,9 @@ def test_evaluate_reprints_the_runs_scores(trained, split, capsys):
 
 def test_generate_writes_grids_and_slices(trained):
     run, _, _ = trained
-    generate.main(["--run", str(run), "--n", "5", "--slice", "2", "--temperature", "0.8", "--seed", "3", "--out", "out", "--png"])
+    generate.main(
+        ["--run", str(run), "--n", "5", "--slice", "2", "--temperature", "0.8", "--seed", "3", "--out", "out", "--png"]
+    )
     files = sorted(path.name for path in Path("out/slices").iterdir())
     assert files == [f"sample_{i:04d}_slice_2.png" for i in range(5)]
     for name in files:
@@ -137,7 +180,9 @@ def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, ca
     assert stop.value.code == 143 and "--resume --out parts" in capsys.readouterr().out
     train.main(["--resume", "--out", "parts"])
     assert weights(Path("parts")) == weights(Path("whole"))
-    strip = [{key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(Path("parts"))]
+    strip = [
+        {key: value for key, value in record.items() if key != "seconds"} for record in read_metrics(Path("parts"))
+    ]
     assert strip == [{key: value for key, value in r.items() if key != "seconds"} for r in read_metrics(Path("whole"))]
     capsys.readouterr()
     train.main(["--resume", "--out", "parts"])
@@ -150,8 +195,11 @@ def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch,
 
     def validate(self, model):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {f"{split}_{name}": next(scores) if (split, name) == ("validate", "ssim") else 1
-                for split in ("train", "validate") for name in ("ssim", "codes_used", "perplexity")}
+        return {
+            f"{split}_{name}": next(scores) if (split, name) == ("validate", "ssim") else 1
+            for split in ("train", "validate")
+            for name in ("ssim", "codes_used", "perplexity")
+        }
 
     monkeypatch.setattr("stages.VQVAEStage.validate", validate)
     train.main([*SMALL, "--epoch", "5", "--patience", "2", "--stage", "vqvae", "--data", str(slices), "--out", "run"])
@@ -181,12 +229,15 @@ def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys):
     assert "Average SSIM on validate dataset: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("slices_of, size, extra", [
-    (range(1), (24, 32), ["--downsample", "4"]),  # two images
-    (range(2), (8, 40), []),  # code maps of one row
-    (range(2), (40, 8), []),  # and of one column
-    (range(2), (33, 71), ["--downsample", "16"]),  # no multiple of anything
-])
+@pytest.mark.parametrize(
+    "slices_of, size, extra",
+    [
+        (range(1), (24, 32), ["--downsample", "4"]),  # two images
+        (range(2), (8, 40), []),  # code maps of one row
+        (range(2), (40, 8), []),  # and of one column
+        (range(2), (33, 71), ["--downsample", "16"]),  # no multiple of anything
+    ],
+)
 def test_unusual_shapes(tmp_path, slices_of, size, extra):
     data = draw_slices(tmp_path / "data", "train", slices_of, slices=2, size=size)
     train.main([*SMALL, *extra, "--data", str(data), "--out", "run"])
@@ -201,7 +252,9 @@ def test_bf16_training_is_said_in_the_config(slices, without_pictures):
 
 
 def test_hyphens_are_understood(slices, without_pictures):
-    train.main(["--epoch", "1", "--epoch-prior", "1", "--batch-prior=4", "--k", "16", "--data", str(slices), "--out", "run"])
+    train.main(
+        ["--epoch", "1", "--epoch-prior", "1", "--batch-prior=4", "--k", "16", "--data", str(slices), "--out", "run"]
+    )
     assert json.loads(Path("run/config.json").read_text())["flags"]["batch_prior"] == 4
 
 
@@ -213,17 +266,20 @@ def test_a_run_is_not_overwritten_and_flags_of_a_resumed_run_are_held(trained):
         train.main(["--resume", "--k", "32", "--out", str(run)])
 
 
-@pytest.mark.parametrize("program, arguments, message", [
-    ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
-    ("train.py", ["--epoch", "0"], "--epoch is 0; expected at least 1"),
-    ("train.py", ["--k", "1"], "--k is 1; expected 2 to 65536"),
-    ("train.py", ["--device", "quantum"], "--device quantum: this machine"),
-    ("train.py", ["--epoch_priors", "3"], "unknown flag --epoch_priors; did you mean --epoch_prior?"),
-    ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
-    ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
-    ("generate.py", ["--n", "0"], "--n is 0; expected 1 to 10000"),
-    ("evaluate.py", [], "no run under runs/"),
-])
+@pytest.mark.parametrize(
+    "program, arguments, message",
+    [
+        ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
+        ("train.py", ["--epoch", "0"], "--epoch is 0; expected at least 1"),
+        ("train.py", ["--k", "1"], "--k is 1; expected 2 to 65536"),
+        ("train.py", ["--device", "quantum"], "--device quantum: this machine"),
+        ("train.py", ["--epoch_priors", "3"], "unknown flag --epoch_priors; did you mean --epoch_prior?"),
+        ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
+        ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
+        ("generate.py", ["--n", "0"], "--n is 0; expected 1 to 10000"),
+        ("evaluate.py", [], "no run under runs/"),
+    ],
+)
 def test_mistakes_get_one_sentence_and_status_2(program, arguments, message):
     path = Path(train.__file__).parent / program
     done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, check=False)
@@ -244,6 +300,15 @@ def test_help_shows_every_default(capsys):
     with pytest.raises(SystemExit):
         train.main(["-h"])
     text = " ".join(capsys.readouterr().out.split())
-    for part in ("--epoch EPOCH", "(default: 50)", "(default: 32)", "(default: 0.002)", "(default: 100)", "(default: 64)",
-                 "(default: 0.001)", "(default: 512)", "(default: 8)"):
+    for part in (
+        "--epoch EPOCH",
+        "(default: 50)",
+        "(default: 32)",
+        "(default: 0.002)",
+        "(default: 100)",
+        "(default: 64)",
+        "(default: 0.001)",
+        "(default: 512)",
+        "(default: 8)",
+    ):
         assert part in text

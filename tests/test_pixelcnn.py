@@ -31,9 +31,12 @@ def influence(model: GatedPixelCNN, height: int, width: int, position: torch.Ten
     logits = model(codes, position)[0].sum(0)
     rows = []
     for place in range(height * width):
-        gradient, = torch.autograd.grad(logits.flatten()[place], embedded, retain_graph=True, allow_unused=True)
-        rows.append(torch.zeros(height * width, dtype=torch.bool) if gradient is None
-                    else (gradient[0].abs().sum(-1) > 0).flatten())
+        (gradient,) = torch.autograd.grad(logits.flatten()[place], embedded, retain_graph=True, allow_unused=True)
+        rows.append(
+            torch.zeros(height * width, dtype=torch.bool)
+            if gradient is None
+            else (gradient[0].abs().sum(-1) > 0).flatten()
+        )
     return torch.stack(rows)
 
 
@@ -97,7 +100,13 @@ def naive_sample(model, batch, height, width, position, draw, seed):
 def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers):
     model = small(layers=layers, position=conditioned, location=conditioned)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
-    for options in ({}, {"temperature": 0.7}, {"top_k": 2}, {"top_p": 0.6}, {"temperature": 1.5, "top_k": 4, "top_p": 0.9}):
+    for options in (
+        {},
+        {"temperature": 0.7},
+        {"top_k": 2},
+        {"top_p": 0.6},
+        {"temperature": 1.5, "top_k": 4, "top_p": 0.9},
+    ):
         expected = naive_sample(model, 3, height, width, position, Draw(**options), seed=3)
         sampled = model.sample(3, height, width, position, generator=torch.Generator().manual_seed(3), **options)
         assert torch.equal(sampled, expected), options
@@ -106,7 +115,9 @@ def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers
 def test_sampled_map_scores_the_same_logits_when_recomputed(monkeypatch):
     model = small(num_codes=20, channels=16, layers=6).float()
     seen, original = [], Draw.__call__
-    monkeypatch.setattr(Draw, "__call__", lambda self, logits, uniform: seen.append(logits) or original(self, logits, uniform))
+    monkeypatch.setattr(
+        Draw, "__call__", lambda self, logits, uniform: seen.append(logits) or original(self, logits, uniform)
+    )
     position = torch.tensor([0.2, 0.8])
     codes = model.sample(2, 6, 8, position)
     recomputed = model(codes, position)

@@ -14,7 +14,11 @@ import train
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}
-SMALL = {"train.py": ["--epoch", "1", "--epoch_prior", "1", "--k", "16", "--d", "8"], "generate.py": ["--n", "4"], "evaluate.py": []}
+SMALL = {
+    "train.py": ["--epoch", "1", "--epoch_prior", "1", "--k", "16", "--d", "8"],
+    "generate.py": ["--n", "4"],
+    "evaluate.py": [],
+}
 
 
 def blocks(language: str) -> list[str]:

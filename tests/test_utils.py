@@ -9,15 +9,26 @@ import torch
 from safetensors.torch import save_file
 
 from pixelcnn import GatedPixelCNN
-from utils import (Progress, UserError, derive_seed, load_checkpoint, load_model, newest_run, replacing, resolve_precision,
-                   save_checkpoint, save_model, write_text)
+from utils import (
+    Progress,
+    UserError,
+    derive_seed,
+    load_checkpoint,
+    load_model,
+    newest_run,
+    replacing,
+    resolve_precision,
+    save_checkpoint,
+    save_model,
+    write_text,
+)
 from vqvae import VQVAE
 
 
 def test_progress_prints_plain_lines_with_rate_and_time_left(capsys):
     with Progress(100, "encoding", "slice", interval=0) as progress:
         progress.update(25, loss=0.5)
-    line, = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("  encoding: 25/100 slices, ") and "/s, " in line and " s left, loss 0.5" in line
 
 
