@@ -41,7 +41,7 @@ def vqvae_status(
     for name, style in (("loss", "-"), ("reconstruction", "--"), ("commitment", ":")):
         loss.plot(
             epochs,
-            [record[name] for record in records],
+            [record[name] or np.nan for record in records],  # no commitment before the codes are placed
             style,
             color=TRAIN,
             label=f"train {name}",
