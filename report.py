@@ -12,6 +12,7 @@ ROWS = (  # key in scores.json, how it is called, format
     ("ssim_frame", "SSIM, content frame", ".4f"),
     ("psnr", "PSNR, whole slice (dB)", ".2f"),
     ("psnr_frame", "PSNR, content frame (dB)", ".2f"),
+    ("sharpness", "sharpness: fine power, decoded / real", ".3f"),
     ("codes_used", "codes used", "d"),
     ("perplexity", "perplexity of the codes", ".1f"),
     ("codes_per_slice", "codes per slice", "d"),
@@ -78,8 +79,9 @@ Data: {data["title"]}. {splits}.
 {table(scores)}
 
 Every score is over all slices of the split. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
-published figures, and on the content frame, because flat background flatters. Bits are per code or slice; uncompressed codes
-cost log2 K bits each.
+published figures, and on the content frame, because flat background flatters. Sharpness is the
+reconstructions' power between a quarter and half of the sampling frequency as a share of the slices'. Bits are per code or slice;
+uncompressed codes cost log2 K bits each.
 
 {pictures}
 

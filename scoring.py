@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dataset import Frame, Split
-from metrics import CodeUsage, bits_per_code, psnr, ssim
+from metrics import CodeUsage, bits_per_code, fine_power, psnr, ssim
 from pixelcnn import GatedPixelCNN, positional_marginal
 from utils import Progress
 from vqvae import VQVAE
@@ -72,30 +72,29 @@ def score_split(
 
     Returns:
         slices, subjects: numbers scored. ssim, psnr (dB): on whole slices. ssim_frame, psnr_frame: on the content frame.
+        sharpness: power of the reconstructions between a quarter and half of the sampling frequency, as a share of the slices'.
         codes_used, perplexity: of the codebook over the split. codes_per_slice. bits_per_slice_fixed: at log2 K a code.
         bits_per_code, bits_per_slice: of the prior. bits_per_code_marginal: of a model that knows only the place.
     """
     codes = encode_split(vqvae, split, frame, title and f"encode {title}")
-    whole: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "ssim_frame": [], "psnr_frame": []}
+    means: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "ssim_frame": [], "psnr_frame": []}
+    power, decoded_power = 0.0, 0.0
     with Progress(len(split), f"score {title}", "slice", quiet=title is None) as progress:
         for images, decoded in reconstructions(vqvae, split, codes, frame):
             inside, decoded_inside = frame.crop(images), frame.crop(decoded)
-            for name, values in zip(
-                whole,
-                (
-                    ssim(decoded, images),
-                    psnr(decoded, images),
-                    ssim(decoded_inside, inside),
-                    psnr(decoded_inside, inside),
-                ),
-            ):
-                whole[name].append(values)
+            means["ssim"].append(ssim(decoded, images))
+            means["psnr"].append(psnr(decoded, images))
+            means["ssim_frame"].append(ssim(decoded_inside, inside))
+            means["psnr_frame"].append(psnr(decoded_inside, inside))
+            power += float(fine_power(images).double().sum())
+            decoded_power += float(fine_power(decoded).double().sum())
             progress.update(len(images))
     usage, num_codes = CodeUsage.of(codes, vqvae.quantizer.num_codes), vqvae.quantizer.num_codes
     places = codes[0].numel()
     scores: dict[str, float] = {"slices": len(split), "subjects": len(set(split.subjects))}
-    scores |= {name: _mean(values) for name, values in whole.items()}
+    scores |= {name: _mean(values) for name, values in means.items()}
     scores |= {
+        "sharpness": decoded_power / max(power, 1e-12),
         "codes_used": usage.used,
         "perplexity": usage.perplexity,
         "codes_per_slice": places,

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from dataset import Frame, Split, spread_over
 from metrics import CodeUsage
+from optimizer import Muon
 from pixelcnn import GatedPixelCNN
 from scoring import encode_split, mean_bits, mean_ssim, position_batch
-from training import Stage
+from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
 
+MUON_SCALE = 0.4  # size of Muon's steps as a share of the learning rate: twice AdamW's
 COMMITMENT = 0.25  # beta of arXiv 1711.00937
 CONTINUOUS_SHARE, CONTINUOUS_STEPS = 0.1, 200  # share of the VQ-VAE's steps, and steps at most, without quantising
 PLACING_SLICES = 128  # training slices whose latents the codes are placed among
@@ -42,6 +44,9 @@ class VQVAEStage(Stage):
         }
         self.continuous = False  # whether this step trains without quantising
         self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        return vqvae_optimizers(self.model, lr)
 
     def start(self, indices: np.ndarray) -> None:
         self.model.start(self._images(indices))
@@ -159,6 +164,14 @@ class PriorStage(Stage):
     def _some_bits(self, model: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
         some = spread_over(len(codes), scored_slices(self.size))
         return mean_bits(model, codes[torch.from_numpy(some)], None if positions is None else positions[some])
+
+
+def vqvae_optimizers(model: VQVAE, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden kernels, AdamW for the ends, the biases and what is no kernel."""
+    hidden = model.hidden_weights()
+    orthogonal = {id(weight) for weight in hidden}
+    others = [param for param in model.parameters() if id(param) not in orthogonal]
+    return [Muon(hidden, lr, weight_decay=WEIGHT_DECAY, scale=MUON_SCALE), adamw(others, lr)]
 
 
 def scored_slices(training_slices: int) -> int:

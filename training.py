@@ -8,7 +8,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from utils import (
 )
 
 GRADIENT_NORM = 1.0
+WEIGHT_DECAY = 0.01  # decoupled
 WARM_UP = 0.05  # share of the steps over which the learning rate rises
 FINAL_RATE = 0.02  # share of the learning rate that the cosine ends at
 
@@ -64,7 +65,10 @@ class Stage:
     higher_is_better: bool
     micro_batch: int
     average_decay: float | None = None
-    weight_decay: float = 0.01
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        """What moves the weights. The loop sets every learning rate to `lr` times its schedule."""
+        return [adamw(self.model.parameters(), lr)]
 
     def start(self, indices: np.ndarray) -> None:
         """Set up what depends on data, from the first batch; before the first step of a new run."""
@@ -123,9 +127,7 @@ class _Fit:
         self.stage, self.settings, self.folder, self.finished = stage, settings, folder, finished
         self.checkpoint, self.weights = folder / "checkpoint.pt", folder / f"{stage.name}.safetensors"
         self.steps = math.ceil(stage.size / settings.batch)
-        self.optimizer = torch.optim.AdamW(
-            stage.model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=stage.weight_decay
-        )
+        self.optimizers = stage.optimizers(settings.lr)
         self.average = _averaged(stage.model, stage.average_decay)
         self.place = Place()
 
@@ -176,10 +178,10 @@ class _Fit:
         place, stage = self.place, self.stage
         seed_everything(self.settings.seed, stage.name, place.epoch, place.step)
         step = place.epoch * self.steps + place.step
-        rate = self.settings.lr * self._rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.lr * self._rate(step)
         stage.before_step(step, self.steps * self.settings.epochs)
         totals: dict[str, float] = {}
         for start in range(0, len(batch), stage.micro_batch):
@@ -194,7 +196,8 @@ class _Fit:
                 f"the best weights so far are kept; try a lower learning rate than {self.settings.lr}"
             )
         nn.utils.clip_grad_norm_(stage.model.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         shown = stage.after_step()
         if self.average is not None:
             self.average.update_parameters(stage.model)
@@ -234,7 +237,7 @@ class _Fit:
         record = {
             "stage": self.stage.name,
             "epoch": place.epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizers[0].param_groups[0]["lr"],
             "seconds": round(place.seconds, 1),
         } | scores
         with (self.folder / "metrics.jsonl").open("a") as file:
@@ -252,7 +255,7 @@ class _Fit:
             "finished": self.finished,
             "place": asdict(self.place),
             "model": self.stage.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": None if self.average is None else self.average.state_dict(),
         }
         save_checkpoint(self.checkpoint, state)
@@ -265,7 +268,8 @@ class _Fit:
         if state["stage"] != self.stage.name:
             return False
         self.stage.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.place = Place(**state["place"])
@@ -281,6 +285,11 @@ class _Fit:
             if record["stage"] != self.stage.name or record["epoch"] <= epochs
         ]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def adamw(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """AdamW as every stage uses it."""
+    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY)
 
 
 def finished_stages(folder: Path) -> list[str]:

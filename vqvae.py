@@ -12,6 +12,9 @@
 `forward`, `encode` and `decode` never change state; the codebook moves in `VectorQuantizer.update` alone.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
+FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
 STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
 
 
@@ -115,6 +120,31 @@ class VectorQuantizer(nn.Module):
             [torch.addmm(half_norms, part, self.codebook.t(), alpha=-1).argmin(1) for part in vectors.split(self.chunk)]
         )
         return codes.view(latents.shape[0], *latents.shape[2:])
+
+    @torch.no_grad()
+    def nearest_surely(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest codes, and where rounding errors of the latents could have decided between the nearest two.
+
+        Returns:
+            codes: `[B, h, w]` int64. unsure: `[B, h, w]` bool, true where a latent lies within `NEAR_TIE` times the codes' length
+            of the plane halfway between its two nearest codes.
+        """
+        vectors, half_norms = _as_vectors(latents), self.codebook.square().sum(1) / 2
+        reach = NEAR_TIE * (2 * half_norms.mean()).sqrt().double()
+        codes, unsure = [], []
+        for part in vectors.split(self.chunk):
+            distances = torch.addmm(half_norms, part.float(), self.codebook.t(), alpha=-1)
+            first = distances.argmin(1)
+            second = distances.scatter_(1, first[:, None], torch.inf).argmin(1)
+            near, far = self.codebook[first].double(), self.codebook[second].double()
+            apart = far - near
+            nearer_far = ((part - (near + far) / 2) * apart).sum(1) / apart.norm(dim=1).clamp(
+                min=1e-30
+            )  # signed distance
+            codes.append(torch.where(nearer_far > 0, second, first))
+            unsure.append(nearer_far.abs() < reach)
+        shape = (latents.shape[0], *latents.shape[2:])
+        return torch.cat(codes).view(shape), torch.cat(unsure).view(shape)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """The code vectors of a map: `[B, h, w]` int64 -> `[B, D, h, w]` float32."""
@@ -233,6 +263,18 @@ class Encoder(nn.Module):
         layers += [nn.ReLU(), nn.Conv2d(widths[-1], code_dim, 1)]
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def reach(self) -> int:
+        """Pixels beyond its own patch, on each side, that a latent can depend on, at most."""
+        pixels, step = 0, 1
+        for layer in self.layers.modules():
+            if isinstance(layer, nn.PixelUnshuffle):
+                step *= layer.downscale_factor
+            elif isinstance(layer, nn.Conv2d):
+                pixels += (layer.kernel_size[0] - 1 - layer.padding[0]) * step
+                step *= layer.stride[0]
+        return pixels
+
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
@@ -273,6 +315,12 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(code_dim, downsample, width, blocks)
         self.quantizer = VectorQuantizer(num_codes, code_dim)
         self.decoder = Decoder(code_dim, downsample, width, blocks)
+        self.flat_latent = nn.Conv2d(1, code_dim, 1)
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The kernels between the first and the last convolution, which Muon is for."""
+        ends = (self.encoder.layers[1].weight, self.decoder.layers[-2].weight, self.flat_latent.weight)
+        return [weight for weight in self.parameters() if weight.dim() > 1 and all(weight is not end for end in ends)]
 
     def forward(self, images: Tensor) -> VQVAEOutput:
         """Encode, quantise and decode `[B, 1, H, W]` slices; H and W must be multiples of f. Changes no state."""
@@ -289,12 +337,12 @@ class VQVAE(nn.Module):
 
         Untrained latents are tiny, and a decoder that is fed almost nothing learns slowly.
         """
-        latents = self.latents(images)
+        latents = self.encoder(images)
         mean, scale = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp(min=1e-6)
         last = self.encoder.layers[-1]
         last.weight.div_(scale[:, None, None, None])
         last.bias.sub_(mean).div_(scale)
-        self.quantizer.start((latents - mean[:, None, None]) / scale[:, None, None])
+        self.quantizer.start(self.latents(images))
 
     def autoencode(self, images: Tensor) -> Tensor:
         """Encode and decode `[B, 1, H, W]` slices without quantising in between; unclamped."""
@@ -302,6 +350,9 @@ class VQVAE(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Encoder output before quantisation, `[B, D, h, w]`.
+
+        A patch without any texture is encoded by its grey value alone, so that flat background has the same code wherever it lies
+        and whatever is next to it: those codes cost the prior nothing.
 
         Raises:
             ValueError: when the images are not `[B, 1, H, W]` with H and W multiples of f.
@@ -313,22 +364,55 @@ class VQVAE(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}"
             )
-        return self.encoder(images)
+        spread = F.max_pool2d(images, self.downsample) + F.max_pool2d(-images, self.downsample)
+        grey = F.avg_pool2d(images, self.downsample)
+        return torch.where(spread < FLAT, self.flat_latent(grey), self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices.
+        """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.
 
-        Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close.
+        Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close. Even
+        float32 rounds differently in batches of other sizes, so where a latent lies almost halfway between two codes, about one
+        place in two thousand, it is computed again in float64.
         """
-        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-            codes = self.quantizer.nearest(self.latents(images.float()))
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _full_float32():
+            images = images.float()
+            codes, unsure = self.quantizer.nearest_surely(self.latents(images))
+            if unsure.any():
+                self._settle(codes, unsure, images)
         return codes.clone()  # out of inference mode, so that the caller may train on it
+
+    def _settle(self, codes: Tensor, unsure: Tensor, images: Tensor) -> None:
+        """Replace the unsure codes by those of float64 latents, each computed from the pixels that it depends on.
+
+        On the CPU, since not every device has float64.
+        """
+        exact = copy.deepcopy(self).cpu().double()
+        codebook, f = self.quantizer.codebook.cpu().double(), self.downsample
+        reach = -(-self.encoder.reach // f)  # in places
+        for index, row, column in unsure.nonzero().tolist():
+            top, left = max(0, row - reach), max(0, column - reach)
+            pixels = images[index, None, :, top * f : (row + reach + 1) * f, left * f : (column + reach + 1) * f]
+            latent = exact.latents(pixels.cpu().double())[0, :, row - top, column - left]
+            codes[index, row, column] = (codebook - latent).square().sum(1).argmin()
 
     def decode(self, codes: Tensor) -> Tensor:
         """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""
         with torch.inference_mode():
             images = self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
         return images.clone()
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolutions and products of CUDA in float32 throughout; its default rounds them to TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def window_ssim(images: Tensor, targets: Tensor, window: int = 7, stride: int = 2) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dataset import Frame, Split
-from metrics import PERFECT_PSNR, CodeUsage, bits_per_code, psnr, ssim
+from metrics import PERFECT_PSNR, CodeUsage, bits_per_code, fine_power, psnr, ssim
 from scoring import marginal_bits, score_split
 from vqvae import VQVAE
 
@@ -89,3 +89,13 @@ def test_split_scores_are_means_over_slices_not_batches():
     assert scores["psnr"] == pytest.approx(psnr(decoded, slices).mean().item(), abs=1e-4)
     assert scores["slices"] == 37 and scores["subjects"] == 1 and "bits_per_code" not in scores
     assert scores["bits_per_slice_fixed"] == pytest.approx(9 * 4)
+
+
+def test_fine_power_keeps_fine_gratings_and_drops_coarse_ones():
+    columns = torch.arange(64.0)
+    fine, coarse = (
+        (0.5 + 0.4 * torch.cos(2 * math.pi * cycles * columns / 64)).expand(1, 1, 48, 64) for cycles in (20, 8)
+    )
+    assert fine_power(fine).item() == pytest.approx(0.4**2 / 2 * 48 * 64, rel=1e-4)
+    assert fine_power(coarse).item() == pytest.approx(0, abs=1e-3)
+    assert fine_power(torch.cat([fine, fine / 2]))[1] == pytest.approx(fine_power(fine).item() / 4, rel=1e-4)

@@ -1,9 +1,12 @@
 """Laws of the first stage."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+import vqvae
 from vqvae import VQVAE, VectorQuantizer, reconstruction_loss, window_ssim
 
 
@@ -95,6 +98,70 @@ def test_codes_do_not_depend_on_autocast():
         assert torch.equal(model.encode(images), expected)
 
 
+@pytest.mark.parametrize("downsample", [4, 8, 16])
+def test_codes_of_a_slice_are_those_of_float64_in_any_batch(downsample, monkeypatch):
+    monkeypatch.setattr(vqvae, "NEAR_TIE", 0.02)  # so that many places are settled in float64
+    model = small(downsample=downsample, blocks=2)
+    images = torch.rand(7, 1, 96, 64)
+    model.start(images)
+    exact = copy.deepcopy(model).double()
+    vectors = exact.latents(images.double()).permute(0, 2, 3, 1)
+    expected = torch.cdist(vectors.flatten(0, 2), exact.quantizer.codebook).argmin(1).view(vectors.shape[:3])
+    _, unsure = model.quantizer.nearest_surely(model.latents(images))
+    assert unsure.any() and not unsure.all()
+    for size in (1, 3, 7):
+        assert torch.equal(torch.cat([model.encode(part) for part in images.split(size)]), expected), size
+
+
+@torch.no_grad()
+def test_near_ties_are_settled_by_what_float32_cannot_see():
+    model = small()
+    images = torch.rand(2, 1, 32, 32)
+    model.start(images)
+    latents = copy.deepcopy(model).double().latents(images.double())
+    places = latents.permute(0, 2, 3, 1)[:, ::2, ::2].reshape(-1, 8)
+    apart = torch.randn(len(places), 8).double()
+    apart *= 0.5 / apart.norm(dim=1, keepdim=True)
+    model.quantizer.codebook[:16] = torch.cat([places[:8] + apart[:8], places[:8] - apart[:8]]).float()  # ties, nearly
+    model.quantizer.codebook[16:] = 100.0
+    distances = torch.cdist(latents.permute(0, 2, 3, 1).flatten(0, 2), model.quantizer.codebook.double())
+    assert torch.equal(model.encode(images).flatten(), distances.argmin(1))
+    assert model.quantizer.nearest_surely(model.latents(images))[1].sum() >= 8
+
+
+@pytest.mark.parametrize("downsample", [4, 8, 16])
+def test_reach_covers_the_receptive_field(downsample):
+    model = small(downsample=downsample)
+    for block in model.encoder.modules():
+        if isinstance(block, nn.Conv2d):
+            nn.init.normal_(block.weight)
+    side = 2 * (model.encoder.reach // downsample + 3) + 1
+    images = torch.rand(1, 1, side * downsample, side * downsample, requires_grad=True)
+    model.latents(images)[0, :, side // 2, side // 2].sum().backward()
+    rows = images.grad[0, 0].abs().sum(1).nonzero().flatten()
+    first, last = side // 2 * downsample, (side // 2 + 1) * downsample - 1
+    assert first - rows.min() <= model.encoder.reach and rows.max() - last <= model.encoder.reach
+    assert max(first - rows.min(), rows.max() - last) > model.encoder.reach / 2, "the bound is not idle"
+
+
+def test_flat_background_has_one_code_wherever_it_lies():
+    model = small()
+    images = torch.rand(4, 1, 64, 64)
+    images[:, :, :, :24] = 0
+    images[:, :, :16] = 0
+    model.start(images)
+    codes = model.encode(images)
+    assert (
+        len(codes[:, :, :3].unique())
+        == len(torch.cat([codes[:, :, :3].flatten(), codes[:, :2].flatten()]).unique())
+        == 1
+    )
+    assert len(codes[:, 2:, 3:].unique()) > 4
+    one_step = images.clone()
+    one_step[:, :, ::8, ::8] += 1 / 255  # a single pixel a patch, one grey level: no longer flat
+    assert (model.latents(one_step)[:, :, :2] != model.latents(images)[:, :, :2]).any()
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_forward_encode_and_decode_never_change_state(training):
     model = small().train(training)
@@ -164,7 +231,7 @@ def test_start_gives_latents_unit_scale():
     model = small()
     images = torch.rand(8, 1, 32, 32)
     model.start(images)
-    latents = model.latents(images)
+    latents = model.encoder(images)
     assert torch.allclose(latents.std((0, 2, 3)), torch.ones(8), atol=1e-3)
     assert latents.mean((0, 2, 3)).abs().max() < 1e-3
 

@@ -1,0 +1,195 @@
+"""What this toolkit's VQ-VAE is compared with, each trained by its own recipe.
+
+`Reference`: the student project that this toolkit started from, written anew from its description: two strided 4x4
+convolutions of width D, two residual blocks with batch norm, codebook learned by gradient from uniform +-1/K, mean squared error,
+Adam at 0.002, float32, whole slices.
+
+`Monai`: MONAI's `VQVAE` with its default channels and residual layers, one strided level a halving, and the recipe of its
+tutorial: L1 plus its quantiser's loss, Adam; whole slices.
+
+`Ours`: `vqvae.VQVAE` and its losses on the content frame, for the speed table; its trainings go through `train.py`.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.networks.nets import VQVAE as MonaiVQVAE
+from torch import Tensor
+
+from dataset import Frame
+from stages import COMMITMENT, vqvae_optimizers
+from vqvae import VQVAE, reconstruction_loss
+
+NUM_CODES, CODE_DIM = 512, 64
+
+
+class Peer:
+    """A model with its optimizer.
+
+    name: in tables. batch: slices a step. places: codes a slice of 256x256.
+    """
+
+    name: str
+    batch = 32
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+
+    def loss(self, images: Tensor) -> Tensor:
+        """Training loss of whole slices `[B, 1, H, W]` in 0..1."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Code maps `[B, h, w]` of whole slices."""
+        raise NotImplementedError
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Whole slices in 0..1 of code maps."""
+        raise NotImplementedError
+
+    def step(self, images: Tensor) -> float:
+        """One optimizer step; returns the loss."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(images)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.item()
+
+
+class ReferenceResidual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class ReferenceNetwork(nn.Module):
+    """Downsamples by 4; `[B, 1, H, W]` in 0..1."""
+
+    def __init__(self, num_codes: int = NUM_CODES, code_dim: int = CODE_DIM):
+        super().__init__()
+        width = code_dim
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 4, stride=2, padding=1),
+            ReferenceResidual(width),
+            ReferenceResidual(width),
+        )
+        self.codebook = nn.Embedding(num_codes, code_dim)
+        nn.init.uniform_(self.codebook.weight, -1 / num_codes, 1 / num_codes)
+        self.decoder = nn.Sequential(
+            ReferenceResidual(width),
+            ReferenceResidual(width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),
+            nn.Tanh(),
+        )
+
+    def codes(self, latents: Tensor) -> Tensor:
+        vectors, codebook = latents.permute(0, 2, 3, 1).flatten(0, 2), self.codebook.weight
+        nearest = torch.addmm(codebook.square().sum(1), vectors, codebook.t(), alpha=-2).argmin(1)
+        return nearest.view(len(latents), *latents.shape[2:])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.codebook(codes).permute(0, 3, 1, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction and codebook loss (equation 3 of arXiv 1711.00937)."""
+        latents = self.encoder(images)
+        with torch.no_grad():
+            codes = self.codes(latents)
+        chosen = self.lookup(codes)
+        codebook_loss = F.mse_loss(chosen, latents.detach()) + 0.25 * F.mse_loss(latents, chosen.detach())
+        return self.decoder(latents + (chosen - latents).detach()), codebook_loss
+
+
+class Reference(Peer):
+    name = "reference"
+
+    def __init__(self, downsample: int, lr: float = 0.002):
+        if downsample != 4:
+            raise ValueError(f"the reference network downsamples by 4, not {downsample}")
+        self.model = ReferenceNetwork()
+        self.optimizers = [torch.optim.Adam(self.model.parameters(), lr)]
+
+    def loss(self, images: Tensor) -> Tensor:
+        decoded, codebook_loss = self.model(2 * images - 1)
+        return F.mse_loss(decoded, 2 * images - 1) + codebook_loss
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.model.codes(self.model.encoder(2 * images - 1))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (self.model.decoder(self.model.lookup(codes)) / 2 + 0.5).clamp(0, 1)
+
+
+class Monai(Peer):
+    name = "MONAI VQVAE"
+
+    def __init__(self, downsample: int, lr: float = 3e-4):
+        levels = downsample.bit_length() - 1
+        channels = (*[96] * (levels - 1), 192)  # its defaults at three levels: 96, 96, 192
+        self.model = MonaiVQVAE(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=1,
+            channels=channels,
+            num_res_channels=channels,
+            downsample_parameters=((2, 4, 1, 1),) * levels,
+            upsample_parameters=((2, 4, 1, 1, 0),) * levels,
+            num_embeddings=NUM_CODES,
+            embedding_dim=CODE_DIM,
+        )
+        self.optimizers = [torch.optim.Adam(self.model.parameters(), lr)]
+
+    def loss(self, images: Tensor) -> Tensor:
+        decoded, quantization_loss = self.model(images)
+        return F.l1_loss(decoded, images) + quantization_loss
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.model.index_quantize(images)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.model.decode_samples(codes).clamp(0, 1)
+
+
+class Ours(Peer):
+    """One training step as `stages.VQVAEStage` takes it, on the content frame of whole slices."""
+
+    name = "oasis-vqvae"
+
+    def __init__(self, downsample: int, frame: Frame, examples: Tensor, lr: float = 0.002):
+        self.frame = frame
+        self.model = VQVAE(NUM_CODES, CODE_DIM, downsample).to(memory_format=torch.channels_last)
+        self.model.start(self._inside(examples))
+        self.optimizers = vqvae_optimizers(self.model, lr)
+
+    def loss(self, images: Tensor) -> Tensor:
+        inside = self._inside(images)
+        out = self.model(inside)
+        self.model.quantizer.update(out.latents, out.codes)
+        return reconstruction_loss(out.images, inside) + COMMITMENT * out.commitment_loss
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.model.encode(self._inside(images))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.frame.pad(self.model.decode(codes))
+
+    def _inside(self, images: Tensor) -> Tensor:
+        return self.frame.crop(images).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,415 @@
+"""The VQ-VAE beside its peers: time to a given SSIM, SSIM after equal time, the quantiser alone, slices a second.
+
+    pip install -r requirements-bench.txt
+    python benchmarks/vqvae.py --data data/keras_png_slices_data           # about 2 hours on 2 cores
+    python benchmarks/vqvae.py --data data/keras_png_slices_data --part quantizer,speed --minutes 1
+    python benchmarks/vqvae.py --part report --runs runs/f4,runs/f8        # the tables and pictures of what was measured
+
+Every part writes its figures to results.json in --out as soon as it has them; the tables and pictures are made from that file.
+Peers train on the train split and are scored on the validation split; peers and their recipes are in `peers.py`.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import bench_figures  # noqa: E402
+from cli import flag, parse_flags, require, run_main  # noqa: E402
+from dataset import Dataset, Split, find_frame, load_folder  # noqa: E402
+from metrics import CodeUsage, ssim  # noqa: E402
+from peers import CODE_DIM, NUM_CODES, Monai, Ours, Peer, Reference  # noqa: E402
+from training import read_metrics  # noqa: E402
+from utils import Progress, read_config, seed_everything, versions, write_json  # noqa: E402
+from vqvae import VectorQuantizer  # noqa: E402
+
+PARTS = ("training", "quantizer", "speed", "report")
+TARGET_SSIM = 0.9068  # what the student project reports
+VECTORS = 131_072  # latents of the quantiser's test
+SCORED = 140  # validation slices scored while a peer trains; at its end all are
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `benchmarks/vqvae.py`."""
+
+    data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
+    part: str = flag("training,quantizer,speed,report", "Parts to run, separated by commas.")
+    downsample: int = flag(4, "Pixels a code covers along each side; the reference network knows 4 alone.", (4, 8, 16))
+    minutes: float = flag(15.0, "Training time that every contender is given.")
+    reference_minutes: float = flag(60.0, "Training time after which the reference network is stopped for good.")
+    ours: str = flag("", "Further flags of train.py for our own trainings, as one word with commas: batch=16,lr=0.004.")
+    runs: str = flag("", "Run folders to draw in the rate-distortion picture, separated by commas; scored already.")
+    repeats: int = flag(7, "Repeats whose median is reported.")
+    seed: int = flag(0, "Seed of everything random.")
+    out: str = flag("runs/bench-vqvae", "Folder for the results.")
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+    def check(self) -> None:
+        unknown = set(self.part.split(",")) - set(PARTS)
+        require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
+        need_data = {"training", "speed"} & set(self.part.split(","))
+        require(not need_data or self.data is not None, f"--part {self.part} needs --data")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = Settings(**parse_flags(Settings, __doc__, argv))
+    settings.check()
+    results = Results(Path(settings.out) / "results.json")
+    results.set("machine", versions())
+    for part in settings.part.split(","):
+        {"training": train_all, "quantizer": quantizers, "speed": speeds, "report": write_report}[part](
+            settings, results
+        )
+
+
+class Results:
+    """Figures by name, kept in a JSON file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def set(self, name: str, value: Any) -> None:
+        self.values[name] = value
+        write_json(self.path, self.values)
+
+
+# --------------------------------------------------------------------------- (a) training
+
+
+def train_all(settings: Settings, results: Results) -> None:
+    """Train ours briefly and for the whole time, then the peers."""
+    data = load_folder(settings.data, settings.cache, None, Progress)
+    ours_short = train_ours(settings, results, epochs=1)
+    results.set("ours_short", ours_short)
+    per_epoch = ours_short["curve"][-1]["seconds"]
+    results.set("ours", train_ours(settings, results, epochs=max(1, int(settings.minutes * 60 / per_epoch))))
+    seed_everything(settings.seed, "monai")
+    results.set("monai", train_peer(Monai(settings.downsample), data, settings.minutes, None, settings.seed))
+    if settings.downsample == 4:
+        seed_everything(settings.seed, "reference")
+        reference = Reference(settings.downsample)
+        limit = settings.reference_minutes
+        results.set("reference", train_peer(reference, data, limit, settings.minutes, settings.seed))
+
+
+def train_ours(settings: Settings, results: Results, epochs: int) -> dict[str, Any]:
+    """Run `train.py` for some epochs and `evaluate.py` on its result; the time is that of the training steps."""
+    folder = Path(settings.out) / f"ours-f{settings.downsample}-{epochs}"
+    flags = [f"--{word}" for word in settings.ours.split(",") if word]
+    train = [
+        *("train.py", "--data", settings.data, "--cache", settings.cache, "--downsample", str(settings.downsample)),
+        *("--epoch", str(epochs), "--stage", "vqvae", "--seed", str(settings.seed), "--out", str(folder), *flags),
+    ]
+    if not (folder / "vqvae.safetensors").exists():
+        subprocess.run([sys.executable, *train], check=True, cwd=ROOT)
+    score = ["evaluate.py", "--run", str(folder), "--data", settings.data, "--cache", settings.cache]
+    subprocess.run([sys.executable, *score, "--split", "validate"], check=True, cwd=ROOT)
+    scores = json.loads((folder / "scores_validate.json").read_text())["validate"]
+    records = [record for record in read_metrics(folder) if record["stage"] == "vqvae"]
+    curve = [{"seconds": record["seconds"], "ssim": record["validate_ssim"]} for record in records]
+    return {"curve": curve, "command": " ".join(["python", *train])} | scores
+
+
+def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, seed: int) -> dict[str, Any]:
+    """Train a peer for `limit` minutes or, where `equal` is given, until it has had those and has reached the target."""
+    train, some = data.splits["train"], data.splits["validate"].evenly(SCORED)
+    rng, curve, seconds, losses = np.random.default_rng(seed), [], 0.0, []
+    order = np.empty(0, dtype=np.int64)
+    next_score = 60.0
+    result: dict[str, Any] = {"name": peer.name}
+    print(f"{peer.name}: {limit:g} minutes at most", flush=True)
+    while seconds < limit * 60:
+        if len(order) < peer.batch:
+            order = np.concatenate([order, rng.permutation(len(train))])
+        indices, order = np.sort(order[: peer.batch]), order[peer.batch :]
+        started = time.monotonic()
+        losses.append(peer.step(train.batch(indices)))
+        seconds += time.monotonic() - started
+        if seconds < next_score:
+            continue
+        next_score = seconds * 1.15 + 30
+        score = score_peer(peer, some)
+        curve.append({"seconds": seconds, "slices": len(losses) * peer.batch, "loss": losses[-1]} | score)
+        print(f"  {seconds / 60:.1f} min, {len(losses) * peer.batch} slices: {score}", flush=True)
+        if equal is not None and seconds >= equal * 60:
+            if "ssim" not in result:
+                result |= score_peer(peer, data.splits["validate"]) | {"seconds": seconds}
+            if max(point["ssim"] for point in curve) >= TARGET_SSIM:
+                break
+    final = score_peer(peer, data.splits["validate"])
+    if "ssim" not in result:
+        result |= final | {"seconds": seconds}
+    return result | {"curve": curve, "final": final | {"seconds": seconds}}
+
+
+@torch.no_grad()
+def score_peer(peer: Peer, split: Split) -> dict[str, float]:
+    """Mean SSIM of whole slices, and the use of the codebook."""
+    peer.model.eval()
+    values, codes = [], []
+    for _, images in split.batches(BATCH):
+        codes.append(peer.encode(images))
+        values.append(ssim(peer.decode(codes[-1]).float(), images))
+    peer.model.train()
+    usage = CodeUsage.of(torch.cat(codes), NUM_CODES)
+    return {
+        "ssim": float(torch.cat(values).double().mean()),
+        "codes_used": usage.used,
+        "perplexity": usage.perplexity,
+        "codes_per_slice": codes[0][0].numel(),
+    }
+
+
+# --------------------------------------------------------------------------- (b) the quantiser alone
+
+
+def quantizers(settings: Settings, results: Results) -> None:
+    """Training step of each quantiser, forward and backward and codebook: median seconds, and peak memory above its inputs."""
+    torch.manual_seed(settings.seed)
+    side = int((VECTORS // 32) ** 0.5)
+    latents = torch.randn(32, CODE_DIM, side, side)
+    contenders = quantizer_steps()
+    seconds = medians({name: lambda step=step: step(latents) for name, step in contenders.items()}, settings.repeats)
+    table = {}
+    for name in contenders:
+        command = [sys.executable, __file__, "--memory-of", name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        table[name] = {"seconds": seconds[name], "peak_bytes": int(output.split()[-1])}
+    results.set("quantizer", table)
+    print(json.dumps(table, indent=2), flush=True)
+
+
+def quantizer_steps() -> dict[str, Callable[[Tensor], None]]:
+    """One training step of each quantiser on `[B, D, h, w]` latents."""
+    from monai.networks.layers.vector_quantizer import EMAQuantizer
+    from vector_quantize_pytorch import VectorQuantize
+
+    ours = VectorQuantizer(NUM_CODES, CODE_DIM)
+    monai = EMAQuantizer(spatial_dims=2, num_embeddings=NUM_CODES, embedding_dim=CODE_DIM, decay=0.99)
+    lucidrains = VectorQuantize(
+        dim=CODE_DIM, codebook_size=NUM_CODES, decay=0.99, accept_image_fmap=True, threshold_ema_dead_code=2
+    )
+    plain = VectorQuantize(
+        dim=CODE_DIM, codebook_size=NUM_CODES, decay=0.99, accept_image_fmap=True, rotation_trick=False
+    )
+
+    def step_ours(latents: Tensor) -> None:
+        latents = latents.detach().requires_grad_()
+        out = ours(latents)
+        (out.quantized.square().mean() + out.commitment_loss).backward()
+        ours.update(latents.detach(), out.codes)
+
+    def step_monai(latents: Tensor) -> None:
+        latents = latents.detach().requires_grad_()
+        quantized, loss, _ = monai(latents)
+        (quantized.square().mean() + loss).backward()
+
+    def step_with(quantizer: nn.Module) -> Callable[[Tensor], None]:
+        def step(latents: Tensor) -> None:
+            latents = latents.detach().requires_grad_()
+            quantized, _, loss = quantizer(latents)
+            (quantized.square().mean() + loss.sum()).backward()
+
+        return step
+
+    return {
+        "oasis-vqvae": step_ours,
+        "MONAI EMAQuantizer": step_monai,
+        "vector-quantize-pytorch": step_with(lucidrains),
+        "vector-quantize-pytorch, straight through": step_with(plain),
+    }
+
+
+def memory_of(name: str) -> int:
+    """Peak memory of a step above what the process holds before it, in bytes (Linux); to be run in a process of its own."""
+    side = int((VECTORS // 32) ** 0.5)
+    step = quantizer_steps()[name]
+    step(torch.randn(2, CODE_DIM, 8, 8))  # whatever is allocated once
+    latents = torch.randn(32, CODE_DIM, side, side)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    step(latents)
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    """A memory figure of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+# --------------------------------------------------------------------------- (c) slices a second
+
+
+def speeds(settings: Settings, results: Results) -> None:
+    """Slices a second for a training step, encoding and decoding, at each downsampling that a contender knows."""
+    data = load_folder(settings.data, settings.cache, None, Progress)
+    images = data.splits["train"].batch(np.arange(BATCH))
+    table: dict[str, dict[str, float]] = {}
+    for downsample in (4, 8, 16):
+        frame = find_frame(data.splits["train"].images, downsample)
+        contenders: list[Peer] = [Ours(downsample, frame, images), Monai(downsample)]
+        contenders += [Reference(downsample)] if downsample == 4 else []
+        repeats = max(3, settings.repeats // 2)
+        for verb, prepare in (("train", _train_step), ("encode", _encode), ("decode", _decode)):
+            seconds = medians({peer.name: prepare(peer, images) for peer in contenders}, repeats)
+            for name, value in seconds.items():
+                table.setdefault(f"{name}, f={downsample}", {})[verb] = BATCH / value
+        print(json.dumps(table, indent=2), flush=True)
+    results.set("speed", table)
+
+
+def _train_step(peer: Peer, images: Tensor) -> Callable[[], Any]:
+    peer.model.train()
+    return lambda: peer.step(images)
+
+
+def _encode(peer: Peer, images: Tensor) -> Callable[[], Any]:
+    peer.model.eval()
+    return torch.no_grad()(lambda: peer.encode(images))
+
+
+def _decode(peer: Peer, images: Tensor) -> Callable[[], Any]:
+    peer.model.eval()
+    with torch.no_grad():
+        codes = peer.encode(images)
+    return torch.no_grad()(lambda: peer.decode(codes))
+
+
+def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after one run to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            if repeat:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+# --------------------------------------------------------------------------- tables and pictures
+
+
+def write_report(settings: Settings, results: Results) -> None:
+    """Print the tables and draw the pictures of all that results.json holds and of the runs named."""
+    values, folder = results.values, Path(settings.out)
+    text = []
+    if "reference" in values or "monai" in values:
+        text.append(training_table(values))
+    if "quantizer" in values:
+        text.append(quantizer_table(values["quantizer"]))
+    if "speed" in values:
+        text.append(speed_table(values["speed"]))
+    runs = [run_point(Path(name)) for name in settings.runs.split(",") if name]
+    if runs:
+        text.append(runs_table(runs))
+        bench_figures.rate_distortion(runs, peer_points(values), folder / "rate_distortion.png")
+    curves = {name: values[name]["curve"] for name in ("ours_short", "ours", "monai", "reference") if name in values}
+    if curves:
+        bench_figures.curves(curves, TARGET_SSIM, folder / "ssim_by_time.png")
+    (folder / "report.md").write_text("\n\n".join(text) + "\n")
+    print("\n\n".join(text), flush=True)
+
+
+def training_table(values: dict[str, Any]) -> str:
+    """(a) as Markdown."""
+    rows = []
+    for name, title in (("ours", "oasis-vqvae"), ("monai", "MONAI VQVAE"), ("reference", "reference network")):
+        if name in values:
+            result = values[name]
+            reached = minutes_to_target([values[n] for n in (("ours_short", "ours") if name == "ours" else (name,))])
+            seconds = result.get("seconds", result["curve"][-1]["seconds"])
+            rows.append(
+                f"| {title} | {seconds / 60:.1f} | {result['ssim']:.4f} | {result['codes_used']} | "
+                f"{result['perplexity']:.0f} | {reached} |"
+            )
+    head = "| | minutes | SSIM | codes used | perplexity | minutes to SSIM 0.9068 |\n|---|--:|--:|--:|--:|--:|"
+    return "\n".join([head, *rows])
+
+
+def minutes_to_target(results: list[dict[str, Any]]) -> str:
+    """Training time of the first score at the target, "more than" the whole time where there is none."""
+    reached = [p["seconds"] / 60 for result in results for p in result["curve"] if p["ssim"] >= TARGET_SSIM]
+    return f"{min(reached):.1f}" if reached else f"more than {results[-1]['curve'][-1]['seconds'] / 60:.0f}"
+
+
+def quantizer_table(table: dict[str, dict[str, float]]) -> str:
+    """(b) as Markdown."""
+    ours = table["oasis-vqvae"]
+    rows = [
+        f"| {name} | {row['seconds'] / ours['seconds']:.2f} | {row['peak_bytes'] / ours['peak_bytes']:.2f} | "
+        f"{row['peak_bytes'] / 2**20:.0f} |"
+        for name, row in table.items()
+    ]
+    return "\n".join(["| quantiser | time, ours = 1 | peak memory, ours = 1 | MiB |\n|---|--:|--:|--:|", *rows])
+
+
+def speed_table(table: dict[str, dict[str, float]]) -> str:
+    """(c) as Markdown."""
+    rows = [
+        f"| {name} | {row['train']:.1f} | {row['encode']:.1f} | {row['decode']:.1f} |" for name, row in table.items()
+    ]
+    return "\n".join(["| slices a second | train | encode | decode |\n|---|--:|--:|--:|", *rows])
+
+
+def run_point(folder: Path) -> dict[str, Any]:
+    """Bits, SSIM and training time of a run that `evaluate.py --split validate` has scored."""
+    scores = json.loads((folder / "scores_validate.json").read_text())["validate"]
+    records = [record for record in read_metrics(folder) if record["stage"] == "vqvae"]
+    return {
+        "name": folder.name,
+        "downsample": read_config(folder)["flags"]["downsample"],
+        "minutes": records[-1]["seconds"] / 60,
+    } | scores
+
+
+def runs_table(runs: list[dict[str, Any]]) -> str:
+    """Trained runs as Markdown."""
+    rows = [
+        f"| {run['downsample']} | {run['codes_per_slice']} | {run['bits_per_slice_fixed']:.0f} | {run['minutes']:.0f} | "
+        f"{run['ssim']:.4f} | {run['ssim_frame']:.4f} | {run['psnr']:.2f} | {run['psnr_frame']:.2f} | "
+        f"{run['codes_used']}; {run['perplexity']:.0f} | {run['sharpness']:.2f} |"
+        for run in sorted(runs, key=lambda run: (run["downsample"], run["minutes"]))
+    ]
+    head = (
+        "| f | codes | bits | minutes | SSIM | SSIM, frame | PSNR | PSNR, frame | codes used; perplexity | sharpness |\n"
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    return "\n".join([head, *rows])
+
+
+def peer_points(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The peers as points of the rate-distortion picture."""
+    return [
+        {
+            "name": f"{title}, {values[name]['seconds'] / 60:.0f} min",
+            "bits": values[name]["codes_per_slice"] * float(np.log2(NUM_CODES)),
+            "ssim": values[name]["ssim"],
+        }
+        for name, title in (("monai", "MONAI VQVAE"), ("reference", "reference network"))
+        if name in values
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory-of"]:
+        print(memory_of(sys.argv[2]))
+    else:
+        run_main(main)
