@@ -415,7 +415,7 @@ def _full_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def window_ssim(images: Tensor, targets: Tensor, window: int = 7, stride: int = 2) -> Tensor:
+def window_ssim(images: Tensor, targets: Tensor, window: int = 5, stride: int = 2) -> Tensor:
     """Mean SSIM over uniform windows: a loss term that costs next to nothing (average pooling, no Gaussian filter).
 
     For training only: `metrics.py` scores with the standard 11x11 Gaussian window. Both `[B, 1, H, W]`, range 0..1.
@@ -433,7 +433,7 @@ def window_ssim(images: Tensor, targets: Tensor, window: int = 7, stride: int = 
     return ((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))).mean()
 
 
-def reconstruction_loss(images: Tensor, targets: Tensor, ssim_weight: float = 0.2) -> Tensor:
+def reconstruction_loss(images: Tensor, targets: Tensor, ssim_weight: float = 1.0) -> Tensor:
     """Mean absolute error plus `ssim_weight` times (1 - windowed SSIM); `[B, 1, H, W]` each, scalar out."""
     images, targets = images.float(), targets.float()
     return F.l1_loss(images, targets) + ssim_weight * (1 - window_ssim(images, targets))

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 STYLES = {
-    "ours_short": ("oasis-vqvae, 1 epoch", "#d62728", "o"),
+    "ours_brief": ("oasis-vqvae, brief", "#ff9896", "o"),
     "ours": ("oasis-vqvae", "#d62728", "s"),
     "monai": ("MONAI VQVAE", "#1f77b4", "^"),
     "reference": ("reference network", "#7f7f7f", "v"),

@@ -252,7 +252,7 @@ def test_training_learns():
     losses = []
     for _ in range(60):
         out = model(images)
-        loss = reconstruction_loss(out.images, images) + 0.25 * out.commitment_loss
+        loss = reconstruction_loss(out.images, images, ssim_weight=0.2) + 0.25 * out.commitment_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
