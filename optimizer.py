@@ -76,13 +76,20 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The matrix with its singular values brought to about 1 (0.7 to 1.2), in float32: `[m, n]` -> `[m, n]`.
 
-    An odd polynomial of the matrix, iterated, so that no singular value decomposition is needed.
+    An odd polynomial of the matrix, iterated: x <- (a + b g + c g^2) x with g = x x'. Every such polynomial is one of the first
+    g times the first x, so the iterations run on the short side alone and the long one is multiplied twice.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.float().t() if tall else matrix.float()
     x = x / (x.norm() + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.t()
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    gram = x @ x.t()
+    identity = torch.eye(len(gram), device=gram.device)
+    product = identity
+    for iteration in range(iterations):
+        factor = torch.addmm(b * gram, gram, gram, alpha=c) + a * identity
+        product = factor @ product
+        if iteration + 1 < iterations:
+            gram = factor @ gram @ factor
+    x = product @ x
     return (x.t() if tall else x).to(matrix.dtype)

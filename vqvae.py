@@ -163,6 +163,8 @@ class VectorQuantizer(nn.Module):
         rows = vectors.repeat(copies, 1)[: self.num_codes].clone()
         rows[len(vectors) :] += 0.01 * vectors.std() * torch.randn_like(rows[len(vectors) :])
         self.codebook.copy_(rows)
+        if dist.is_initialized():
+            dist.broadcast(self.codebook, 0)
         for _ in range(iterations):
             sums, counts = self._batch_statistics(vectors, self.nearest(vectors[:, :, None, None]).flatten())
             moved = counts > 0
@@ -200,21 +202,32 @@ class VectorQuantizer(nn.Module):
         return sums, counts
 
     def _revive(self, vectors: Tensor, codes: Tensor) -> None:
-        """Move dead codes onto vectors drawn with probability proportional to their squared error."""
+        """Move dead codes onto vectors, of all processes, drawn with probability proportional to their squared error."""
         mean_count = self.counts.mean()
         dead = (self.counts < self.revive_below * mean_count).nonzero().flatten()
-        errors = (vectors - self.codebook[codes]).square().sum(1)
-        dead = dead[: int((errors > 0).sum())]
         if len(dead) == 0:
             return
-        # exponential race: the largest of errors / Exp(1) is a draw without replacement, for any number of vectors
-        chosen = (errors / torch.empty_like(errors).exponential_()).topk(len(dead)).indices
-        rows = vectors[chosen]
-        if dist.is_initialized():
-            dist.broadcast(rows, 0)
+        errors = (vectors - self.codebook[codes]).square().sum(1)
+        # exponential race: the largest of errors / Exp(1) are a draw without replacement, for any number of vectors
+        race = (errors / torch.empty_like(errors).exponential_()).topk(min(len(dead), len(errors)))
+        times, rows = race.values.new_zeros(len(dead)), vectors.new_zeros(len(dead), self.code_dim)
+        times[: len(race.values)], rows[: len(race.values)] = race.values, vectors[race.indices]
+        times, rows = _gathered(times), _gathered(rows)
+        winners = times.topk(len(dead)).indices
+        winners = winners[times[winners] > 0]  # a vector without error needs no code
+        dead, rows = dead[: len(winners)], rows[winners]
         self.codebook[dead] = rows
         self.counts[dead] = mean_count * self.revive_below * 2  # a grace period, then it must earn its place
         self.sums[dead] = rows * self.counts[dead, None]
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the same order on each; every process brings as many."""
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
 
 
 def _as_vectors(latents: Tensor) -> Tensor:

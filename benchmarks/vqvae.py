@@ -3,7 +3,7 @@
     pip install -r requirements-bench.txt
     python benchmarks/vqvae.py --data data/keras_png_slices_data           # about 2 hours on 2 cores
     python benchmarks/vqvae.py --data data/keras_png_slices_data --part quantizer,speed --minutes 1
-    python benchmarks/vqvae.py --part report --runs runs/f4,runs/f8        # the tables and pictures of what was measured
+    python benchmarks/vqvae.py --data DIR --part codes,report --runs runs/f4,runs/f8   # how steady the codes of trained runs are
 
 Every part writes its figures to results.json in --out as soon as it has them; the tables and pictures are made from that file.
 Peers train on the train split and are scored on the validation split; peers and their recipes are in `peers.py`.
@@ -15,9 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,23 +28,29 @@ sys.path.insert(0, str(ROOT))
 import bench_figures  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from peers import CODE_DIM, NUM_CODES, Monai, Ours, Peer, Reference  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+import stages  # noqa: E402
+import training  # noqa: E402
+import vqvae  # noqa: E402
 from cli import flag, parse_flags, require, run_main  # noqa: E402
 from dataset import Dataset, Split, find_frame, load_folder  # noqa: E402
 from metrics import CodeUsage, ssim  # noqa: E402
 from scoring import score_split  # noqa: E402
 from stages import VQVAEStage  # noqa: E402
-from training import FitSettings, fit, read_metrics  # noqa: E402
-from utils import Progress, load_model, read_config, seed_everything, versions, write_json  # noqa: E402
-from vqvae import VQVAE, VectorQuantizer  # noqa: E402
+from training import FitSettings, adamw, fit, read_metrics  # noqa: E402
+from utils import Progress, Run, load_model, load_run, read_config, seed_everything, versions, write_json  # noqa: E402
+from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim  # noqa: E402
 
-PARTS = ("training", "quantizer", "speed", "report")
+PARTS = ("training", "quantizer", "speed", "codes", "choices", "report")
 TARGET_SSIM = 0.9068  # what the student project reports
 VECTORS = 131_072  # latents of the quantiser's test
 SCORED = 140  # validation slices scored while a peer trains; at its end all are
 BATCH = 32  # slices at a time when scoring and in the speed table
+AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
+CHOICE_SLICES = 2560  # of the trainings that try one choice each
 BRIEF_SLICES = 2048  # of the training that is timed to the target
 
 
@@ -65,7 +74,7 @@ class Settings:
     def check(self) -> None:
         unknown = set(self.part.split(",")) - set(PARTS)
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-        need_data = {"training", "speed"} & set(self.part.split(","))
+        need_data = {"training", "speed", "codes", "choices"} & set(self.part.split(","))
         require(not need_data or self.data is not None, f"--part {self.part} needs --data")
 
 
@@ -75,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Results(Path(settings.out) / "results.json")
     results.set("machine", versions())
     for part in settings.part.split(","):
-        {"training": train_all, "quantizer": quantizers, "speed": speeds, "report": write_report}[part](
-            settings, results
-        )
+        PART_FUNCTIONS[part](settings, results)
 
 
 class Results:
@@ -115,22 +122,31 @@ def train_all(settings: Settings, results: Results) -> None:
 
 def train_ours(settings: Settings, data: Dataset, slices: int, epochs: int) -> dict[str, Any]:
     """Train as `train.py` does, on slices spread over the train split; the time is that of the training steps."""
-    train, validation = data.splits["train"].evenly(slices), data.splits["validate"]
     folder = Path(settings.out) / f"ours-f{settings.downsample}-{slices}-{epochs}"
-    folder.mkdir(parents=True, exist_ok=True)
+    stage = our_stage(settings, data, slices)
+    fit_settings = FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0)
+    return fit_and_score(stage, fit_settings, folder, data.splits["validate"])
+
+
+def our_stage(settings: Settings, data: Dataset, slices: int) -> VQVAEStage:
+    """A new VQ-VAE that will train on slices spread over the train split."""
+    train = data.splits["train"].evenly(slices)
     seed_everything(settings.seed, "model")
-    frame = find_frame(train.images, settings.downsample)
+    frame = find_frame(data.splits["train"].images, settings.downsample)
     model = VQVAE(NUM_CODES, CODE_DIM, settings.downsample).to(memory_format=torch.channels_last)
-    stage = VQVAEStage(model, train, validation, frame, "float32")
-    fit(stage, FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0), folder, [], resume=False)
+    return VQVAEStage(model, train, data.splits["validate"], frame, "float32")
+
+
+def fit_and_score(stage: VQVAEStage, settings: FitSettings, folder: Path, validation: Split) -> dict[str, Any]:
+    """Train a stage and score its best weights; the curve is the validation SSIM after each epoch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(stage, settings, folder, [], resume=False)
     records = read_metrics(folder)
-    curve = [{"seconds": record["seconds"], "ssim": record["validate_ssim"]} for record in records]
     best = load_model(folder / "vqvae.safetensors", VQVAE).to(memory_format=torch.channels_last)
-    scores = score_split(best, None, validation, frame)
-    print(
-        f"oasis-vqvae, {epochs} epochs of {slices} slices, {records[-1]['seconds'] / 60:.1f} min: {scores}", flush=True
-    )
-    return {"curve": curve, "seconds": records[-1]["seconds"], "slices": epochs * slices} | scores
+    scores = score_split(best, None, validation, stage.frame)
+    print(f"{folder.name}, {records[-1]['seconds'] / 60:.1f} min: {scores}", flush=True)
+    curve = [{"seconds": record["seconds"], "ssim": record["validate_ssim"]} for record in records]
+    return {"curve": curve, "seconds": records[-1]["seconds"], "slices": settings.epochs * stage.size} | scores
 
 
 def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, seed: int) -> dict[str, Any]:
@@ -311,6 +327,106 @@ def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+# --------------------------------------------------------------------------- (d) how steady the codes are
+
+
+def steadiness(settings: Settings, results: Results) -> None:
+    """Codes of each run of --runs: under other batch sizes, under a bf16 encoder, and on flat background."""
+    data = load_folder(settings.data, settings.cache, None, Progress)
+    split = data.splits["validate"].evenly(SCORED)
+    table = {name: steadiness_of(load_run(name), split) for name in settings.runs.split(",") if name}
+    results.set("codes", table)
+    print(json.dumps(table, indent=2), flush=True)
+
+
+@torch.no_grad()
+def steadiness_of(run: Run, split: Split) -> dict[str, Any]:
+    """Figures of one run; shares are 0..1."""
+    model, factor = run.vqvae, run.vqvae.downsample
+    images = run.frame.crop(split.batch(np.arange(len(split)))).contiguous(memory_format=torch.channels_last)
+    maps = {size: torch.cat([model.encode(part) for part in images.split(size)]) for size in (64, 7, 1)}
+    latents = torch.cat([model.latents(part) for part in images.split(64)])
+    some = images[:: len(images) // 35]
+    with torch.autocast("cpu", torch.bfloat16):
+        bf16 = torch.cat([model.quantizer.nearest(model.latents(part)) for part in some.split(5)])
+    highest = F.max_pool2d(images, factor)[:, 0]
+    flat = highest + F.max_pool2d(-images, factor)[:, 0] < FLAT
+    return {
+        "equal_in_batches_of_1_7_64": all(torch.equal(codes, maps[64]) for codes in maps.values()),
+        "share_settled_in_float64": float(model.quantizer.nearest_surely(latents)[1].double().mean()),
+        "share_flipped_by_a_bf16_encoder": float((bf16 != maps[64][:: len(images) // 35]).double().mean()),
+        "flat_places": float(flat.double().mean()),
+        "codes_for_95_percent_of_flat_places": covering(maps[64][flat]),
+        "air_places": float((highest <= AIR).double().mean()),
+        "codes_for_95_percent_of_air_places": covering(maps[64][highest <= AIR]),
+    }
+
+
+def covering(codes: Tensor, share: float = 0.95) -> int:
+    """How many distinct codes cover this share of the places."""
+    counts = CodeUsage.of(codes, NUM_CODES).counts.sort(descending=True).values.double()
+    return int((counts.cumsum(0) < share * counts.sum()).sum()) + 1
+
+
+# --------------------------------------------------------------------------- (e) what each choice pays
+
+
+def try_choices(settings: Settings, results: Results) -> None:
+    """The same short training with one choice at a time undone, on the same slices in the same order."""
+    data = load_folder(settings.data, settings.cache, None, Progress)
+    table = {}
+    for name, undo in CHOICES.items():
+        folder = Path(settings.out) / "choices" / f"f{settings.downsample}-{name.replace(' ', '-')}"
+        fit_settings = FitSettings(1, settings.batch, settings.lr, 0, settings.seed, 60.0)
+        with ExitStack() as undone:
+            stage = our_stage(settings, data, CHOICE_SLICES)
+            fit_settings = undo(undone, stage, fit_settings) or fit_settings
+            table[name] = fit_and_score(stage, fit_settings, folder, data.splits["validate"])
+        results.set("choices", table)
+
+
+def _patched(target: Any, name: str, value: Any) -> Callable[..., None]:
+    """Undoes a choice that is a name in a module or a class."""
+
+    def undo(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> None:
+        undone.enter_context(patch.object(target, name, value))
+
+    return undo
+
+
+def _without_muon(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> None:
+    stage.optimizers = lambda lr: [adamw(stage.model.parameters(), lr)]
+
+
+def _without_revival(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> None:
+    stage.model.quantizer.revive_every = 10**9
+
+
+def _with_average(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> None:
+    stage.average_decay = 0.99
+
+
+def _with_batch_32(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> FitSettings:
+    return replace(settings, batch=32)
+
+
+CHOICES: dict[str, Callable[[ExitStack, VQVAEStage, FitSettings], FitSettings | None]] = {
+    "as it is": lambda *_: None,
+    "AdamW instead of Muon": _without_muon,
+    "32 slices a step": _with_batch_32,
+    "SSIM term at 0.2": _patched(stages, "reconstruction_loss", partial(reconstruction_loss, ssim_weight=0.2)),
+    "SSIM windows of 7": _patched(vqvae, "window_ssim", partial(window_ssim, window=7)),
+    "SSIM windows of 3": _patched(vqvae, "window_ssim", partial(window_ssim, window=3)),
+    "codes from the first step": _patched(stages, "CONTINUOUS_SHARE", 0.0),
+    "no mirroring": _patched(stages, "mirrored", lambda images: images),
+    "flat patches as any other": _patched(vqvae, "FLAT", -1.0),
+    "no revival": _without_revival,
+    "no gradient clipping": _patched(training, "GRADIENT_NORM", float("inf")),
+    "constant learning rate": _patched(training._Fit, "_rate", lambda self, step: 1.0),
+    "average of the weights": _with_average,
+}
+
+
 # --------------------------------------------------------------------------- tables and pictures
 
 
@@ -324,6 +440,10 @@ def write_report(settings: Settings, results: Results) -> None:
         text.append(quantizer_table(values["quantizer"]))
     if "speed" in values:
         text.append(speed_table(values["speed"]))
+    if "choices" in values:
+        text.append(choices_table(values["choices"]))
+    if "codes" in values:
+        text.append(codes_table(values["codes"]))
     runs = [run_point(Path(name)) for name in settings.runs.split(",") if name]
     if runs:
         text.append(runs_table(runs))
@@ -376,6 +496,28 @@ def speed_table(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(["| slices a second | train | encode | decode |\n|---|--:|--:|--:|", *rows])
 
 
+def choices_table(table: dict[str, dict[str, Any]]) -> str:
+    """(e) as Markdown."""
+    rows = [
+        f"| {name} | {row['ssim']:.4f} | {row['ssim'] - table['as it is']['ssim']:+.4f} | {row['sharpness']:.3f} | "
+        f"{row['codes_used']}; {row['perplexity']:.0f} | {row['seconds'] / table['as it is']['seconds']:.2f} |"
+        for name, row in table.items()
+    ]
+    head = "| | SSIM | change | sharpness | codes used; perplexity | time |\n|---|--:|--:|--:|--:|--:|"
+    return "\n".join([head, *rows])
+
+
+def codes_table(table: dict[str, dict[str, Any]]) -> str:
+    """(d) as Markdown, a column a run."""
+    rows = []
+    for key in next(iter(table.values())):
+        cells = [row[key] for row in table.values()]
+        shown = [f"{100 * cell:.3g} %" if isinstance(cell, float) else str(cell) for cell in cells]
+        rows.append(f"| {key.replace('_', ' ')} | {' | '.join(shown)} |")
+    names = [Path(name).name for name in table]
+    return "\n".join([f"| | {' | '.join(names)} |", "|---" + "|--:" * len(names) + "|", *rows])
+
+
 def run_point(folder: Path) -> dict[str, Any]:
     """Bits, SSIM and training time of a run that `evaluate.py --split validate` has scored."""
     scores = json.loads((folder / "scores_validate.json").read_text())["validate"]
@@ -414,6 +556,15 @@ def peer_points(values: dict[str, Any]) -> list[dict[str, Any]]:
         if name in values
     ]
 
+
+PART_FUNCTIONS = {
+    "training": train_all,
+    "quantizer": quantizers,
+    "speed": speeds,
+    "codes": steadiness,
+    "choices": try_choices,
+    "report": write_report,
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory-of"]:
