@@ -211,9 +211,7 @@ def quantizers(settings: Settings, results: Results) -> None:
     seconds = medians({name: lambda step=step: step(latents) for name, step in contenders.items()}, settings.repeats)
     table = {}
     for name in contenders:
-        command = [sys.executable, __file__, "--memory-of", name]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-        table[name] = {"seconds": seconds[name], "peak_bytes": int(output.split()[-1])}
+        table[name] = {"seconds": seconds[name], "peak_bytes": memory_in_a_process(name)}
     results.set("quantizer", table)
     print(json.dumps(table, indent=2), flush=True)
 
@@ -257,6 +255,12 @@ def quantizer_steps() -> dict[str, Callable[[Tensor], None]]:
         "vector-quantize-pytorch": step_with(lucidrains),
         "vector-quantize-pytorch, straight through": step_with(plain),
     }
+
+
+def memory_in_a_process(name: str) -> int:
+    """`memory_of` in a fresh process."""
+    command = [sys.executable, __file__, "--memory-of", name]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()[-1])
 
 
 def memory_of(name: str) -> int:
@@ -346,15 +350,15 @@ def steadiness_of(run: Run, split: Split) -> dict[str, Any]:
     images = run.frame.crop(split.batch(np.arange(len(split)))).contiguous(memory_format=torch.channels_last)
     maps = {size: torch.cat([model.encode(part) for part in images.split(size)]) for size in (64, 7, 1)}
     latents = torch.cat([model.latents(part) for part in images.split(64)])
-    some = images[:: len(images) // 35]
+    every = max(1, len(images) // 35)  # bf16 is slow where it is emulated
     with torch.autocast("cpu", torch.bfloat16):
-        bf16 = torch.cat([model.quantizer.nearest(model.latents(part)) for part in some.split(5)])
+        bf16 = torch.cat([model.quantizer.nearest(model.latents(part)) for part in images[::every].split(5)])
     highest = F.max_pool2d(images, factor)[:, 0]
     flat = highest + F.max_pool2d(-images, factor)[:, 0] < FLAT
     return {
         "equal_in_batches_of_1_7_64": all(torch.equal(codes, maps[64]) for codes in maps.values()),
         "share_settled_in_float64": float(model.quantizer.nearest_surely(latents)[1].double().mean()),
-        "share_flipped_by_a_bf16_encoder": float((bf16 != maps[64][:: len(images) // 35]).double().mean()),
+        "share_flipped_by_a_bf16_encoder": float((bf16 != maps[64][::every]).double().mean()),
         "flat_places": float(flat.double().mean()),
         "codes_for_95_percent_of_flat_places": covering(maps[64][flat]),
         "air_places": float((highest <= AIR).double().mean()),

@@ -1,0 +1,53 @@
+"""The benchmarks run, at small sizes, where their peers are installed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import draw_slices
+
+import evaluate
+import train
+
+pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run the benchmarks' tests")
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    spec = importlib.util.spec_from_file_location("bench_vqvae", BENCHMARKS / "vqvae.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench_vqvae", module)
+    spec.loader.exec_module(module)
+    for name, value in dict(VECTORS=2048, SCORED=4, BRIEF_SLICES=8, CHOICE_SLICES=8, BATCH=4).items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, bench):
+    torch.set_num_threads(1)
+    data = tmp_path / "keras_png_slices_data"
+    for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
+        draw_slices(data, split, subjects, slices=8, size=(64, 64))
+    cache, run, out = str(tmp_path / "cache"), str(tmp_path / "run"), tmp_path / "out"
+    train.main(["--data", str(data), "--epoch", "1", "--stage", "vqvae", "--out", run, "--cache", cache])
+    evaluate.main(["--run", run, "--cache", cache])
+    few = {name: bench.CHOICES[name] for name in ("as it is", "AdamW instead of Muon", "flat patches as any other")}
+    monkeypatch.setattr(bench, "CHOICES", few)
+    monkeypatch.setattr(bench, "memory_in_a_process", lambda name: 1 + len(name))
+    flags = ["--minutes", "0.02", "--reference_minutes", "0.04", "--repeats", "1", "--runs", run, "--cache", cache]
+    parts = ["--part", ",".join(bench.PARTS), "--data", str(data), "--out", str(out)]
+    bench.main([*parts, *flags])
+    results = json.loads((out / "results.json").read_text())
+    assert results["codes"][run]["equal_in_batches_of_1_7_64"]
+    assert results["choices"]["as it is"]["ssim"] != results["choices"]["AdamW instead of Muon"]["ssim"]
+    assert {"ours", "monai", "reference"} <= results.keys()
+    report = (out / "report.md").read_text()
+    for words in ("more than", "vector-quantize-pytorch", "f=16", "AdamW instead of Muon", "slices a second"):
+        assert words in report, words
+    assert (out / "rate_distortion.png").exists() and (out / "ssim_by_time.png").exists()
