@@ -175,10 +175,9 @@ def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, see
                 result |= score_peer(peer, data.splits["validate"]) | {"seconds": seconds}
             if max(point["ssim"] for point in curve) >= TARGET_SSIM:
                 break
-    final = score_peer(peer, data.splits["validate"])
-    if "ssim" not in result:
-        result |= final | {"seconds": seconds}
-    return result | {"curve": curve, "final": final | {"seconds": seconds}}
+    final = score_peer(peer, data.splits["validate"]) | {"seconds": seconds}
+    curve.append({"slices": len(losses) * peer.batch, "loss": losses[-1]} | final)
+    return final | result | {"curve": curve, "final": final}
 
 
 @torch.no_grad()

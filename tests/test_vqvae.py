@@ -291,7 +291,7 @@ def test_training_learns():
     model.start(images)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(160):
         out = model(images)
         loss = reconstruction_loss(out.images, images, ssim_weight=0.2) + 0.25 * out.commitment_loss
         optimizer.zero_grad()
@@ -299,4 +299,4 @@ def test_training_learns():
         optimizer.step()
         model.quantizer.update(out.latents, out.codes)
         losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.1 * losses[0]
