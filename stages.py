@@ -176,7 +176,7 @@ def vqvae_optimizers(model: VQVAE, lr: float) -> list[torch.optim.Optimizer]:
 
 def scored_slices(training_slices: int) -> int:
     """How many slices to score after an epoch, so that scoring takes no large part of the time."""
-    return max(8, min(EPOCH_SCORE_SLICES, training_slices // 4))
+    return max(8, min(EPOCH_SCORE_SLICES, training_slices // 8))
 
 
 def mirrored(images: Tensor) -> Tensor:
