@@ -385,8 +385,8 @@ class VQVAE(nn.Module):
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.
 
         Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close. Even
-        float32 rounds differently in batches of other sizes, so where a latent lies almost halfway between two codes, about one
-        place in two thousand, it is computed again in float64.
+        float32 may round differently in batches of other sizes and on other devices, so where a latent lies almost halfway between
+        two codes, about one place in some thousands, it is computed again in float64.
         """
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _full_float32():
             images = images.float()
