@@ -25,6 +25,7 @@ from torch import Tensor
 
 NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
 FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
+SLOPE = 0.1  # of leaky ReLU below zero; plain ReLU units of the encoder's coarse blocks all died within an epoch
 STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
 
 
@@ -246,7 +247,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.relu(self.spatial(F.relu(x))))
+        return x + self.mix(F.leaky_relu(self.spatial(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
 def _residual_blocks(channels: int, blocks: int) -> list[nn.Module]:
@@ -273,7 +274,7 @@ class Encoder(nn.Module):
         layers += _residual_blocks(widths[0], blocks)
         for fine, coarse in zip(widths, widths[1:]):
             layers += [nn.Conv2d(fine, coarse, 4, stride=2, padding=1), *_residual_blocks(coarse, blocks)]
-        layers += [nn.ReLU(), nn.Conv2d(widths[-1], code_dim, 1)]
+        layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(widths[-1], code_dim, 1)]
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -301,7 +302,7 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1), *_residual_blocks(widths[-1], blocks)]
         for coarse, fine in zip(widths[:0:-1], widths[-2::-1]):
             layers += [nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2), *_residual_blocks(fine, blocks)]
-        layers += [nn.ReLU(), nn.Conv2d(widths[0], stem**2, 3, padding=1), nn.PixelShuffle(stem)]
+        layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(widths[0], stem**2, 3, padding=1), nn.PixelShuffle(stem)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, quantized: Tensor) -> Tensor:

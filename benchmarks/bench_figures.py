@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 
 STYLES = {
     "ours_brief": ("oasis-vqvae, brief", "#ff9896", "o"),
+    "ours_float32": ("oasis-vqvae, brief, float32", "#ffbb78", "o"),
     "ours": ("oasis-vqvae", "#d62728", "s"),
     "monai": ("MONAI VQVAE", "#1f77b4", "^"),
     "reference": ("reference network", "#7f7f7f", "v"),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dataset import Frame
 from stages import COMMITMENT, vqvae_optimizers
+from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
 
 NUM_CODES, CODE_DIM = 512, 64
@@ -26,11 +27,12 @@ NUM_CODES, CODE_DIM = 512, 64
 class Peer:
     """A model with its optimizer.
 
-    name: in tables. batch: slices a step. places: codes a slice of 256x256.
+    name: in tables. batch: slices a step. precision: of training, encoding and decoding, "float32" or "bf16" (autocast).
     """
 
     name: str
     batch = 32
+    precision = "float32"
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
 
@@ -50,7 +52,8 @@ class Peer:
         """One optimizer step; returns the loss."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(images)
+        with autocast(images.device, self.precision):
+            loss = self.loss(images)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -141,7 +144,8 @@ class Reference(Peer):
 class Monai(Peer):
     name = "MONAI VQVAE"
 
-    def __init__(self, downsample: int, lr: float = 3e-4):
+    def __init__(self, downsample: int, precision: str = "float32", lr: float = 3e-4):
+        self.precision = precision
         levels = downsample.bit_length() - 1
         channels = (*[96] * (levels - 1), 192)  # its defaults at three levels: 96, 96, 192
         self.model = MonaiVQVAE(
@@ -155,6 +159,9 @@ class Monai(Peer):
             num_embeddings=NUM_CODES,
             embedding_dim=CODE_DIM,
         )
+        quantizer = self.model.quantizer  # keeps its distances in float32 under CUDA's autocast alone; here under the CPU's too
+        quantizer.forward = torch.autocast("cpu", enabled=False)(quantizer.forward)
+        quantizer.quantize = torch.autocast("cpu", enabled=False)(quantizer.quantize)
         self.optimizers = [torch.optim.Adam(self.model.parameters(), lr)]
 
     def loss(self, images: Tensor) -> Tensor:
@@ -173,8 +180,8 @@ class Ours(Peer):
 
     name = "oasis-vqvae"
 
-    def __init__(self, downsample: int, frame: Frame, examples: Tensor, lr: float = 0.002):
-        self.frame = frame
+    def __init__(self, downsample: int, frame: Frame, examples: Tensor, precision: str = "float32", lr: float = 0.002):
+        self.frame, self.precision = frame, precision
         self.model = VQVAE(NUM_CODES, CODE_DIM, downsample).to(memory_format=torch.channels_last)
         self.model.start(self._inside(examples))
         self.optimizers = vqvae_optimizers(self.model, lr)

@@ -41,7 +41,18 @@ from metrics import CodeUsage, ssim  # noqa: E402
 from scoring import score_split  # noqa: E402
 from stages import VQVAEStage  # noqa: E402
 from training import FitSettings, adamw, fit, read_metrics  # noqa: E402
-from utils import Progress, Run, load_model, load_run, read_config, seed_everything, versions, write_json  # noqa: E402
+from utils import (  # noqa: E402
+    Progress,
+    Run,
+    autocast,
+    load_model,
+    load_run,
+    read_config,
+    resolve_precision,
+    seed_everything,
+    versions,
+    write_json,
+)
 from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim  # noqa: E402
 
 PARTS = ("training", "quantizer", "speed", "codes", "choices", "report")
@@ -65,7 +76,10 @@ class Settings:
     reference_minutes: float = flag(60.0, "Training time after which the reference network is stopped for good.")
     batch: int = flag(4, "Slices a step of our own trainings.")
     lr: float = flag(0.002, "Learning rate of our own trainings.")
-    runs: str = flag("", "Run folders to draw in the rate-distortion picture, separated by commas; scored already.")
+    precision: str = flag(
+        "auto", "Arithmetic of training, MONAI's too; the reference network is float32.", ("auto", "float32", "bf16")
+    )
+    runs: str = flag("", "Run folders to add to the rate-distortion picture, separated by commas; scored already.")
     repeats: int = flag(7, "Repeats whose median is reported.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/bench-vqvae", "Folder for the results.")
@@ -76,6 +90,11 @@ class Settings:
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
         need_data = {"training", "speed", "codes", "choices"} & set(self.part.split(","))
         require(not need_data or self.data is not None, f"--part {self.part} needs --data")
+
+    @property
+    def arithmetic(self) -> str:
+        """"float32" or "bf16"."""
+        return resolve_precision(self.precision, torch.device("cpu"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,6 +118,10 @@ class Results:
         self.values[name] = value
         write_json(self.path, self.values)
 
+    def add(self, section: str, name: str, value: Any) -> None:
+        """Add to a section and keep what else is in it."""
+        self.set(section, self.values.get(section, {}) | {name: value})
+
 
 # --------------------------------------------------------------------------- (a) training
 
@@ -106,23 +129,26 @@ class Results:
 def train_all(settings: Settings, results: Results) -> None:
     """Train ours briefly and for the whole time, then the peers for the whole time."""
     data = load_folder(settings.data, settings.cache, None, Progress)
+    add = partial(results.add, f"training_f{settings.downsample}")
     brief = train_ours(settings, data, BRIEF_SLICES, 1)
-    results.set("ours_brief", brief)
+    add("ours_brief", brief)
+    if settings.arithmetic != "float32":
+        add("ours_float32", train_ours(replace(settings, precision="float32"), data, BRIEF_SLICES, 1))
     slices_a_second = BRIEF_SLICES / brief["seconds"]
     epochs = max(1, int(settings.minutes * 60 * slices_a_second / len(data.splits["train"])))
-    results.set("ours", train_ours(settings, data, len(data.splits["train"]), epochs))
+    add("ours", train_ours(settings, data, len(data.splits["train"]), epochs))
     seed_everything(settings.seed, "monai")
-    results.set("monai", train_peer(Monai(settings.downsample), data, settings.minutes, None, settings.seed))
+    monai = Monai(settings.downsample, settings.arithmetic)
+    add("monai", train_peer(monai, data, settings.minutes, None, settings.seed))
     if settings.downsample == 4:
         seed_everything(settings.seed, "reference")
         reference = Reference(settings.downsample)
-        limit = settings.reference_minutes
-        results.set("reference", train_peer(reference, data, limit, settings.minutes, settings.seed))
+        add("reference", train_peer(reference, data, settings.reference_minutes, settings.minutes, settings.seed))
 
 
 def train_ours(settings: Settings, data: Dataset, slices: int, epochs: int) -> dict[str, Any]:
     """Train as `train.py` does, on slices spread over the train split; the time is that of the training steps."""
-    folder = Path(settings.out) / f"ours-f{settings.downsample}-{slices}-{epochs}"
+    folder = Path(settings.out) / f"ours-f{settings.downsample}-{slices}-{epochs}-{settings.arithmetic}"
     stage = our_stage(settings, data, slices)
     fit_settings = FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0)
     return fit_and_score(stage, fit_settings, folder, data.splits["validate"])
@@ -134,7 +160,7 @@ def our_stage(settings: Settings, data: Dataset, slices: int) -> VQVAEStage:
     seed_everything(settings.seed, "model")
     frame = find_frame(data.splits["train"].images, settings.downsample)
     model = VQVAE(NUM_CODES, CODE_DIM, settings.downsample).to(memory_format=torch.channels_last)
-    return VQVAEStage(model, train, data.splits["validate"], frame, "float32")
+    return VQVAEStage(model, train, data.splits["validate"], frame, settings.arithmetic)
 
 
 def fit_and_score(stage: VQVAEStage, settings: FitSettings, folder: Path, validation: Split) -> dict[str, Any]:
@@ -290,11 +316,13 @@ def speeds(settings: Settings, results: Results) -> None:
     table: dict[str, dict[str, float]] = {}
     for downsample in (4, 8, 16):
         frame = find_frame(data.splits["train"].images, downsample)
-        contenders: list[Peer] = [Ours(downsample, frame, images), Monai(downsample)]
-        contenders += [Reference(downsample)] if downsample == 4 else []
+        contenders: list[Peer] = [Reference(downsample)] if downsample == 4 else []
+        for precision in dict.fromkeys(("float32", settings.arithmetic)):
+            contenders += [Monai(downsample, precision), Ours(downsample, frame, images, precision)]
         repeats = max(3, settings.repeats // 2)
         for verb, prepare in (("train", _train_step), ("encode", _encode), ("decode", _decode)):
-            seconds = medians({peer.name: prepare(peer, images) for peer in contenders}, repeats)
+            steps = {f"{peer.name}, {peer.precision}": prepare(peer, images) for peer in contenders}
+            seconds = medians(steps, repeats)
             for name, value in seconds.items():
                 table.setdefault(f"{name}, f={downsample}", {})[verb] = BATCH / value
         print(json.dumps(table, indent=2), flush=True)
@@ -308,14 +336,14 @@ def _train_step(peer: Peer, images: Tensor) -> Callable[[], Any]:
 
 def _encode(peer: Peer, images: Tensor) -> Callable[[], Any]:
     peer.model.eval()
-    return torch.no_grad()(lambda: peer.encode(images))
+    return torch.no_grad()(autocast(images.device, peer.precision)(lambda: peer.encode(images)))
 
 
 def _decode(peer: Peer, images: Tensor) -> Callable[[], Any]:
     peer.model.eval()
     with torch.no_grad():
         codes = peer.encode(images)
-    return torch.no_grad()(lambda: peer.decode(codes))
+    return torch.no_grad()(autocast(images.device, peer.precision)(lambda: peer.decode(codes)))
 
 
 def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -350,12 +378,13 @@ def steadiness_of(run: Run, split: Split) -> dict[str, Any]:
     maps = {size: torch.cat([model.encode(part) for part in images.split(size)]) for size in (64, 7, 1)}
     latents = torch.cat([model.latents(part) for part in images.split(64)])
     every = max(1, len(images) // 35)  # bf16 is slow where it is emulated
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(images.device, "bf16"):
+        maps |= {"bf16": torch.cat([model.encode(part) for part in images.split(64)])}
         bf16 = torch.cat([model.quantizer.nearest(model.latents(part)) for part in images[::every].split(5)])
     highest = F.max_pool2d(images, factor)[:, 0]
     flat = highest + F.max_pool2d(-images, factor)[:, 0] < FLAT
     return {
-        "equal_in_batches_of_1_7_64": all(torch.equal(codes, maps[64]) for codes in maps.values()),
+        "equal_in_batches_of_1_7_64_and_under_autocast": all(torch.equal(codes, maps[64]) for codes in maps.values()),
         "share_settled_in_float64": float(model.quantizer.nearest_surely(latents)[1].double().mean()),
         "share_flipped_by_a_bf16_encoder": float((bf16 != maps[64][::every]).double().mean()),
         "flat_places": float(flat.double().mean()),
@@ -437,8 +466,11 @@ def write_report(settings: Settings, results: Results) -> None:
     """Print the tables and draw the pictures of all that results.json holds and of the runs named."""
     values, folder = results.values, Path(settings.out)
     text = []
-    if "reference" in values or "monai" in values:
-        text.append(training_table(values))
+    trainings = {f: values[f"training_f{f}"] for f in (4, 8, 16) if f"training_f{f}" in values}
+    for downsample, contenders in trainings.items():
+        text.append(training_table(downsample, contenders))
+        curves = {name: contenders[name]["curve"] for name in bench_figures.STYLES if name in contenders}
+        bench_figures.curves(curves, TARGET_SSIM, folder / f"ssim_by_time_f{downsample}.png")
     if "quantizer" in values:
         text.append(quantizer_table(values["quantizer"]))
     if "speed" in values:
@@ -447,37 +479,44 @@ def write_report(settings: Settings, results: Results) -> None:
         text.append(choices_table(values["choices"]))
     if "codes" in values:
         text.append(codes_table(values["codes"]))
-    runs = [run_point(Path(name)) for name in settings.runs.split(",") if name]
+    for run in (Path(name) for name in settings.runs.split(",") if name):
+        results.add("runs", run.name, run_point(run))
+    runs = list(values.get("runs", {}).values())
     if runs:
         text.append(runs_table(runs))
-        bench_figures.rate_distortion(runs, peer_points(values), folder / "rate_distortion.png")
-    curves = {name: values[name]["curve"] for name in ("ours_brief", "ours", "monai", "reference") if name in values}
-    if curves:
-        bench_figures.curves(curves, TARGET_SSIM, folder / "ssim_by_time.png")
+        bench_figures.rate_distortion(runs, peer_points(trainings), folder / "rate_distortion.png")
     (folder / "report.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text), flush=True)
 
 
-def training_table(values: dict[str, Any]) -> str:
+def training_table(downsample: int, contenders: dict[str, Any]) -> str:
     """(a) as Markdown."""
     rows = []
-    for name, title in (("ours", "oasis-vqvae"), ("monai", "MONAI VQVAE"), ("reference", "reference network")):
-        if name in values:
-            result = values[name]
-            reached = minutes_to_target([values[n] for n in (("ours_brief", "ours") if name == "ours" else (name,))])
+    for name, title in (
+        ("ours_brief", "oasis-vqvae, brief"),
+        ("ours_float32", "oasis-vqvae, brief, float32"),
+        ("ours", "oasis-vqvae"),
+        ("monai", "MONAI VQVAE"),
+        ("reference", "reference network, float32"),
+    ):
+        if name in contenders:
+            result, reached = contenders[name], minutes_to_target(contenders[name])
             seconds = result["seconds"]
             rows.append(
                 f"| {title} | {seconds / 60:.1f} | {result['ssim']:.4f} | {result['codes_used']} | "
                 f"{result['perplexity']:.0f} | {reached} |"
             )
-    head = "| | minutes | SSIM | codes used | perplexity | minutes to SSIM 0.9068 |\n|---|--:|--:|--:|--:|--:|"
+    head = (
+        f"| f={downsample} | minutes | SSIM | codes used | perplexity | minutes to SSIM {TARGET_SSIM} |\n"
+        "|---|--:|--:|--:|--:|--:|"
+    )
     return "\n".join([head, *rows])
 
 
-def minutes_to_target(results: list[dict[str, Any]]) -> str:
+def minutes_to_target(result: dict[str, Any]) -> str:
     """Training time of the first score at the target, "more than" the whole time where there is none."""
-    reached = [p["seconds"] / 60 for result in results for p in result["curve"] if p["ssim"] >= TARGET_SSIM]
-    return f"{min(reached):.1f}" if reached else f"more than {results[-1]['curve'][-1]['seconds'] / 60:.0f}"
+    reached = [point["seconds"] / 60 for point in result["curve"] if point["ssim"] >= TARGET_SSIM]
+    return f"{min(reached):.2f}" if reached else f"more than {result['curve'][-1]['seconds'] / 60:.0f}"
 
 
 def quantizer_table(table: dict[str, dict[str, float]]) -> str:
@@ -547,16 +586,17 @@ def runs_table(runs: list[dict[str, Any]]) -> str:
     return "\n".join([head, *rows])
 
 
-def peer_points(values: dict[str, Any]) -> list[dict[str, Any]]:
+def peer_points(trainings: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """The peers as points of the rate-distortion picture."""
     return [
         {
-            "name": f"{title}, {values[name]['seconds'] / 60:.0f} min",
-            "bits": values[name]["codes_per_slice"] * float(np.log2(NUM_CODES)),
-            "ssim": values[name]["ssim"],
+            "name": f"{title}, f={downsample}, {contenders[name]['seconds'] / 60:.0f} min",
+            "bits": contenders[name]["codes_per_slice"] * float(np.log2(NUM_CODES)),
+            "ssim": contenders[name]["ssim"],
         }
+        for downsample, contenders in trainings.items()
         for name, title in (("monai", "MONAI VQVAE"), ("reference", "reference network"))
-        if name in values
+        if name in contenders
     ]
 
 
