@@ -25,7 +25,9 @@ from torch import Tensor
 
 NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
 FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
-SLOPE = 0.1  # of leaky ReLU below zero; plain ReLU units of the encoder's coarse blocks all died within an epoch
+SLOPE = (
+    0.1  # of leaky ReLU below zero: within three epochs, plain ReLU left no unit of the encoder's coarse blocks alive
+)
 STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
 
 
@@ -386,8 +388,8 @@ class VQVAE(nn.Module):
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.
 
         Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close. Even
-        float32 may round differently in batches of other sizes and on other devices, so where a latent lies almost halfway between
-        two codes, about one place in some thousands, it is computed again in float64.
+        float32 may round differently in batches of other sizes and on other devices, so where a latent lies almost halfway
+        between two codes, about one place in some thousands, it is computed again in float64.
         """
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _full_float32():
             images = images.float()

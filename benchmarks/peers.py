@@ -159,7 +159,9 @@ class Monai(Peer):
             num_embeddings=NUM_CODES,
             embedding_dim=CODE_DIM,
         )
-        quantizer = self.model.quantizer  # keeps its distances in float32 under CUDA's autocast alone; here under the CPU's too
+        quantizer = (
+            self.model.quantizer
+        )  # keeps its distances in float32 under CUDA's autocast alone; here under the CPU's too
         quantizer.forward = torch.autocast("cpu", enabled=False)(quantizer.forward)
         quantizer.quantize = torch.autocast("cpu", enabled=False)(quantizer.quantize)
         self.optimizers = [torch.optim.Adam(self.model.parameters(), lr)]

@@ -93,7 +93,7 @@ class Settings:
 
     @property
     def arithmetic(self) -> str:
-        """"float32" or "bf16"."""
+        """ "float32" or "bf16"."""
         return resolve_precision(self.precision, torch.device("cpu"))
 
 

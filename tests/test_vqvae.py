@@ -284,6 +284,18 @@ def test_loss_is_zero_for_equal_images_and_ssim_one():
     assert reconstruction_loss(1 - images, images) > 0.3
 
 
+def test_units_that_see_negative_numbers_alone_still_learn():
+    model = VQVAE(16, 8, 8, width=8)
+    for name, parameter in model.named_parameters():
+        if name.endswith("spatial.bias"):
+            parameter.data.fill_(-100)  # no unit between the two convolutions of a block is above zero
+        if name.endswith("mix.weight"):
+            torch.nn.init.normal_(parameter)
+    reconstruction_loss(model.autoencode(torch.rand(2, 1, 32, 32)), torch.rand(2, 1, 32, 32)).backward()
+    blocks = [p for name, p in model.named_parameters() if "spatial.weight" in name]
+    assert blocks and all((p.grad.flatten(1).norm(dim=1) > 0).all() for p in blocks)
+
+
 def test_training_learns():
     model = small()
     images = torch.zeros(8, 1, 32, 32)
