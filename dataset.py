@@ -299,6 +299,20 @@ def _decode(path: Path, image_size: int | None) -> np.ndarray:
     return np.asarray(gray)
 
 
+def load_image(path: str | Path, image_size: int | None = None) -> tuple[Tensor, int | None]:
+    """One slice, `[1, 1, H, W]` float32 in 0..1, and its slice number where the file's name says it.
+
+    Raises:
+        DataError: when the file is missing or no readable image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such image file")
+    match = SLICE_NAME.fullmatch(path.name)
+    pixels = torch.from_numpy(_decode(path, image_size).copy())
+    return pixels[None, None].float().div_(255), int(match["number"]) if match else None
+
+
 def _check_splits(splits: dict[str, Split]) -> None:
     first, *others = ((name, split.images.shape[1:]) for name, split in splits.items())
     for name, size in others:

@@ -2,9 +2,12 @@
 
     python generate.py                                       # 64 slices from the newest run under runs/
     python generate.py --run runs/mine --n 16 --slice 12     # one slice position
-    python generate.py --run runs/mine --temperature 0.9 --seed 1 --out samples --png
+    python generate.py --slice all                           # every slice position, a row each
+    python generate.py --temperature 0.9 --top_p 0.95 --seed 1 --out samples --png
+    python generate.py --complete case_402_slice_16.nii.png --region bottom   # redraw a part of a slice
 
-Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png).
+Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png), or, with --complete,
+the slice, what was kept of it, and several ways to complete it (completed_imgs.png).
 """
 
 import time
@@ -17,10 +20,14 @@ from PIL import Image
 
 import figures
 from cli import flag, parse_flags, require, run_main
-from sampling import Samples, draw_samples, spread_numbers
+from dataset import load_image
+from sampler import Draw
+from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
+from scoring import decode, encode
 from utils import Run, load_run, newest_run, resolve_device
 
-GRID_SLICES = 64  # slices in a grid, at most
+GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
+EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,26 @@ class Settings:
     """The flags of `generate.py`."""
 
     run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
-    n: int = flag(64, "Slices to draw; the grids show the first 64.")
-    slice: int | None = flag(None, "Slice number, 0 the lowest; spread over all positions where it is not given.")
+    n: int | None = flag(
+        None,
+        "Slices to draw: 64 where it is not given, of which the grids show the first 64; with --slice all the number at each "
+        "position, 8; with --complete the number of completions, 6.",
+    )
+    slice: str | None = flag(
+        None,
+        "Slice number, 0 the lowest, or all for a row a position; spread over all positions where it is not given.",
+    )
     temperature: float = flag(1.0, "Above 0; below 1 draws likelier, smoother slices.")
+    top_k: int | None = flag(None, "Draw each code from this many likeliest ones alone.")
+    top_p: float | None = flag(
+        None, "Draw each code from the fewest likeliest ones that together reach this probability."
+    )
+    complete: str | None = flag(None, "Image file of a slice to redraw a part of; the codes of the rest stand.")
+    region: str = flag(
+        "bottom",
+        "Part that --complete redraws: top, bottom, left or right, or pixels as r0:r1,c0:c1. Codes are drawn from the top down, "
+        "each row from the left, so what is drawn fits what stands above it and to its left.",
+    )
     seed: int = flag(0, "The same seed draws the same slices.")
     out: str | None = flag(None, "Folder for the pictures; samples/ in the run folder where it is not given.")
     png: bool = flag(False, "Write each slice as its own 8-bit PNG too, under slices/ of the output folder.")
@@ -38,12 +62,32 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        require(1 <= self.n <= 10000, f"--n is {self.n}; expected 1 to 10000 slices")
+        require(self.n is None or 1 <= self.n <= 10000, f"--n is {self.n}; expected 1 to 10000 slices")
+        require(
+            self.slice in (None, "all") or self.slice.isdecimal(),
+            f"--slice is {self.slice}; expected a slice number or all",
+        )
         require(
             0 < self.temperature <= 100, f"--temperature is {self.temperature}; expected a number above 0, at most 100"
         )
+        require(self.top_k is None or self.top_k >= 1, f"--top_k is {self.top_k}; expected at least 1 code")
+        require(self.top_p is None or 0 < self.top_p <= 1, f"--top_p is {self.top_p}; expected above 0, at most 1")
+        require(
+            not (self.complete and self.slice == "all"),
+            "--slice all draws whole slices; --complete wants one number or none",
+        )
         require(0 <= self.seed < 2**63, f"--seed is {self.seed}; expected a whole number from 0")
         require(self.out is None or not Path(self.out).is_file(), f"--out {self.out} is a file; expected a folder")
+
+    @property
+    def draw(self) -> Draw:
+        return Draw(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def how(self) -> str:
+        """How the slices were drawn, for the pictures' titles."""
+        limits = [f"top {self.top_k}" if self.top_k else "", f"top-p {self.top_p:g}" if self.top_p else ""]
+        return ", ".join(filter(None, [f"temperature {self.temperature:g}", *limits, f"seed {self.seed}"]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,41 +96,88 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(settings.run) if settings.run else newest_run("prior.safetensors")
     run = load_run(folder, resolve_device(settings.device))
     print(f"run {folder}, trained on {run.config['data']['title']}")
-    numbers = slice_numbers(settings, run)
-    started = time.monotonic()
-    samples = draw_samples(run, numbers, settings.n, settings.temperature, settings.seed)
-    print(f"drew and decoded {len(samples)} slices in {time.monotonic() - started:.1f} s")
     out = Path(settings.out) if settings.out else folder / "samples"
-    write_grids(samples, run, out, settings)
+    samples = complete(settings, run, out) if settings.complete else draw_new(settings, run, out)
     if settings.png:
         write_slices(samples, out / "slices")
     print(f"pictures: {out}/")
 
 
-def slice_numbers(settings: Settings, run: Run) -> np.ndarray | None:
-    """The slice number of each sample, or None where the run's data had no slice numbers."""
+def draw_new(settings: Settings, run: Run, out: Path) -> Samples:
+    """Draw whole slices; leaves their grids."""
+    numbers, columns = slice_numbers(settings, run)
+    count = len(numbers) if numbers is not None else settings.n or GRID_SLICES
+    started = time.monotonic()
+    samples = draw_samples(run, numbers, count, settings.draw, settings.seed)
+    print(f"drew and decoded {len(samples)} slices in {time.monotonic() - started:.1f} s")
+    write_grids(samples if settings.slice == "all" else samples.first(GRID_SLICES), run, out, settings, columns)
+    return samples
+
+
+def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]:
+    """The slice number of each sample, or None where the run's data had no slice numbers; and the columns of the grids."""
     slices = run.config["data"]["slices_per_subject"]
     if settings.slice is None:
-        return None if slices is None else spread_numbers(settings.n, slices)
+        return None if slices is None else spread_numbers(settings.n or GRID_SLICES, slices), 8
     require(slices is not None, "--slice: this run's data had no slice numbers; leave it out")
-    require(0 <= settings.slice < slices, f"--slice is {settings.slice}; this run has slices 0 to {slices - 1}")
-    return np.full(settings.n, settings.slice)
+    if settings.slice == "all":
+        each = settings.n or EACH_POSITION
+        return np.repeat(np.arange(slices), each), each
+    number = int(settings.slice)
+    require(number < slices, f"--slice is {number}; this run has slices 0 to {slices - 1}")
+    return np.full(settings.n or GRID_SLICES, number), 8
 
 
-def write_grids(samples: Samples, run: Run, out: Path, settings: Settings) -> None:
+def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, columns: int) -> None:
     """Grids of the code maps and of the slices they decode to."""
-    samples = samples.first(GRID_SLICES)
-    ranks = figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy())
-    how = f"temperature {settings.temperature:g}, seed {settings.seed}"
     figures.code_grid(
-        samples.codes.numpy(), out / "generated_q.png", f"Codes drawn from the prior, {how}", ranks, samples.labels
+        samples.codes.numpy(),
+        out / "generated_q.png",
+        f"Codes drawn from the prior, {settings.how}",
+        figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy()),
+        samples.labels,
+        columns,
     )
     figures.slice_grid(
         samples.images.numpy(),
         out / "generated_imgs.png",
-        f"Generated slices, {how} (trained on {run.config['data']['title']})",
+        f"Generated slices, {settings.how} (trained on {run.config['data']['title']})",
         samples.labels,
+        columns,
     )
+
+
+def complete(settings: Settings, run: Run, out: Path) -> Samples:
+    """Redraw a part of a slice several times; leaves the picture."""
+    image, number = load_image(settings.complete, run.config["flags"]["image_size"])
+    size = (run.frame.image_height, run.frame.image_width)
+    require(
+        tuple(image.shape[2:]) == size,
+        f"{settings.complete} has {image.shape[2]}x{image.shape[3]} pixels; this run's slices have {size[0]}x{size[1]}",
+    )
+    region = region_of(settings.region, run.frame)
+    keep, codes = kept_places(region, run), encode(run.vqvae, image, run.frame)
+    number, slices = int(settings.slice) if settings.slice else number, run.config["data"]["slices_per_subject"]
+    known = number is not None and slices is not None
+    require(not known or number < slices, f"slice number {number}: this run has slices 0 to {(slices or 0) - 1}")
+    if not known:
+        print(
+            "note: neither --slice nor the file's name says which slice this is; it is completed as one of unknown position"
+        )
+    count = settings.n or COMPLETIONS
+    numbers = np.full(count, number) if known else None
+    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, "completing", codes[0], keep)
+    kept = image[0, 0].clone()
+    kept[region] = 0.5
+    before = [image[0, 0], kept, decode(run.vqvae, codes, run.frame)[0, 0]]
+    figures.slice_grid(
+        np.stack([slice.numpy() for slice in [*before, *samples.images]]),
+        out / "completed_imgs.png",
+        f"{Path(settings.complete).name}: {settings.region} redrawn, {settings.how} (trained on {run.config['data']['title']})",
+        ["original", "kept", "reconstructed", *[f"completion {i + 1}" for i in range(count)]],
+        columns=3,
+    )
+    return samples
 
 
 def write_slices(samples: Samples, folder: Path) -> None:

@@ -13,27 +13,18 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-PLACE_FREQUENCIES = 8
+from sampler import CachedSampler, Draw, uniform_noise
 
-
-@dataclass
-class LayerCache:
-    """What one layer of the sampler remembers.
-
-    rows: `[B, C, n, w]`, the vertical stack's inputs of the rows above the current one.
-    vertical: `[B, 2C, w]`, the vertical stack's contribution to the horizontal gate in the current row.
-    """
-
-    rows: Tensor
-    vertical: Tensor
+NUMBER = 0  # in place of a number of classes: the condition is a number in 0..1
+FREQUENCIES = 8  # of the sines that show a number to the prior
 
 
 def gate(x: Tensor) -> Tensor:
@@ -91,7 +82,9 @@ class GatedPixelCNN(nn.Module):
         layers: gated layers; the first has a kernel of `first_kernel`, the others of 3.
         first_kernel: odd.
         dropout: share of channels dropped in each layer's horizontal stack, in training.
-        position: condition every gate on the slice's place in the volume; a place that is not given is a value of its own.
+        conditions: what may be known of a slice, each name with its number of classes, or `NUMBER` for a number in 0..1; all
+            reach every gate (section 2.3 of the paper), and one that is not given is a value of its own. "position" is the
+            slice's place in the volume.
         location: tell the prior where on the map it is, as slices are registered to an atlas: a smooth function of the row's and
             the column's share of the map, added to the features. Smooth, because a table with an entry a place learns by heart
             what a few subjects happen to have there.
@@ -104,7 +97,7 @@ class GatedPixelCNN(nn.Module):
         layers: int = 15,
         first_kernel: int = 7,
         dropout: float = 0.1,
-        position: bool = True,
+        conditions: Mapping[str, int] = MappingProxyType({"position": NUMBER}),
         location: bool = True,
     ):
         super().__init__()
@@ -116,7 +109,7 @@ class GatedPixelCNN(nn.Module):
             layers=layers,
             first_kernel=first_kernel,
             dropout=dropout,
-            position=position,
+            conditions=dict(conditions),
             location=location,
         )
         self.num_codes = num_codes
@@ -127,23 +120,30 @@ class GatedPixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, num_codes, 1)
         )
-        self.position = PlaceEncoder(1, channels, layers * 4 * channels) if position else None
-        self.location = PlaceEncoder(2, channels, channels) if location else None
+        self.conditions = ConditionEncoder(conditions, channels, layers * 4 * channels) if conditions else None
+        place = {"row": NUMBER, "column": NUMBER}
+        self.location = ConditionEncoder(place, channels, channels) if location else None
 
-    def forward(self, codes: Tensor, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, position: Tensor | None = None, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
         Args:
             codes: `[B, h, w]` int64 in 0..K-1.
-            position: `[B]` slice position in 0..1, NaN where unknown; None: unknown for all.
+            position: `[B]` slice position in 0..1, NaN where unknown; None: unknown for all. Ignored by a prior without it.
+            conditions: the others by name, `[B]` each: a number in 0..1 or a class 0, 1, ..., NaN where unknown.
 
         Returns:
             `[B, K, h, w]` logits.
+
+        Raises:
+            ValueError: for a condition that the prior was not made for.
         """
-        conditions = self._conditions(position, len(codes))
+        gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
         location = self._location_map(*codes.shape[1:])
-        for layer, condition in zip(self.layers, conditions):
+        for layer, condition in zip(self.layers, gate_biases):
             v, h = layer(v, h, condition)
             if layer.first:
                 h = h + location
@@ -165,12 +165,18 @@ class GatedPixelCNN(nn.Module):
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
+        codes: Tensor | None = None,
+        keep: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw code maps, code by code in raster order.
 
         The vertical stack is computed once a row and the horizontal stack once a code, from what each layer
         remembers; the result is the one that running `forward` anew for each code gives.
+
+        To complete partly known maps, give `codes` and `keep`: known codes stay where they stand and condition all that are drawn
+        after them, below and to the right.
 
         Args:
             batch, height, width: of the maps to draw.
@@ -179,163 +185,118 @@ class GatedPixelCNN(nn.Module):
             top_k: draw from the k most probable codes alone.
             top_p: draw from the fewest codes whose probability reaches p, in 0..1.
             generator: on the CPU; the same seed gives the same maps.
+            codes: known codes, `[height, width]` or `[batch, height, width]` int64; read where `keep` is true alone.
+            keep: bool of the same shape or `[height, width]`: which codes are known.
+            conditions: as in `forward`.
             progress: called with the number of rows just finished.
 
         Returns:
             `[batch, height, width]` int64.
+
+        Raises:
+            ValueError: when only one of `codes` and `keep` is given, a known code is not in 0..K-1, or a number makes no sense.
         """
+        if (codes is None) != (keep is None):
+            raise ValueError("codes and keep go together: which codes are known, and where")
+        known = None if keep is None else self._known(codes, keep, (batch, height, width))
         was_training = self.training
         self.eval()
         try:
             with torch.inference_mode():
-                codes = self._sample(
-                    batch, height, width, position, Draw(temperature, top_k, top_p), generator, progress
-                )
+                gate_biases = self._gate_biases(batch, position, conditions)
+                location = self._location_map(height, width)
+                draw = Draw(temperature, top_k, top_p)
+                sampler = CachedSampler(self, batch, width, gate_biases, location, draw, known is not None)
+                uniform = uniform_noise(batch, height, width, generator)
+                drawn = []
+                for row in range(height):
+                    drawn.append(
+                        sampler.row(uniform[:, row], *([] if known is None else [part[:, row] for part in known]))
+                    )
+                    if progress is not None:
+                        progress(1)
         finally:
             self.train(was_training)
-        return codes.clone()  # out of inference mode, so that the caller may train on it
+        return torch.stack(drawn, dim=1)
 
-    def _sample(
-        self,
-        batch: int,
-        height: int,
-        width: int,
-        position: Tensor | None,
-        draw: "Draw",
-        generator: torch.Generator | None,
-        progress: Callable[[int], None] | None,
-    ) -> Tensor:
-        weight = self.embedding.weight
-        uniform = uniform_noise(batch, height, width, generator).to(weight.device)
-        codes = torch.zeros(batch, height, width, dtype=torch.int64, device=weight.device)
-        conditions, location = self._conditions(position, batch), self._location_map(height, width)
-        caches = [
-            LayerCache(
-                weight.new_zeros(batch, weight.shape[1], layer.vertical.kernel_size[0], width), weight.new_zeros(0)
-            )
-            for layer in self.layers
-        ]
-        for row in range(height):
-            self._start_row(caches, conditions, codes[:, row - 1] if row else None)
-            left = [weight.new_zeros(batch, weight.shape[1], layer.horizontal.kernel_size[1]) for layer in self.layers]
-            code = None
-            for column in range(width):
-                logits = self._step(caches, left, code, location[:, row, column], column)
-                code = draw(logits, uniform[:, row, column])
-                codes[:, row, column] = code
-            if progress is not None:
-                progress(1)
-        return codes
+    def _known(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Known codes and where they stand, `[B, h, w]` each; whatever stands elsewhere is made a valid code."""
+        codes, keep = codes.expand(size), keep.expand(size).bool()
+        wrong = codes[keep & ((codes < 0) | (codes >= self.num_codes))]
+        if len(wrong):
+            raise ValueError(f"a known code is {int(wrong[0])}; expected 0 to {self.num_codes - 1}")
+        return codes.masked_fill(~keep, 0), keep
 
-    def _start_row(self, caches: list[LayerCache], conditions: list[Tensor | None], above: Tensor | None) -> None:
-        """Run the vertical stack for the row whose upper neighbour holds the codes `above` `[B, w]` (None: the first row)."""
-        newest = None if above is None else self.embedding(above).transpose(1, 2)  # [B, C, w]
-        for layer, cache, condition in zip(self.layers, caches, conditions):
-            if newest is not None:
-                cache.rows = torch.cat([cache.rows[:, :, 1:], newest[:, :, None]], dim=2)
-            features = layer.vertical(F.pad(cache.rows, (layer.reach, layer.reach)))  # [B, 2C, 1, w]
-            v_bias, h_bias = (0, 0) if condition is None else condition[:, :, None, None].chunk(2, dim=1)
-            newest = gate(features + v_bias)[:, :, 0]
-            cache.vertical = (layer.vertical_to_horizontal(features) + h_bias)[:, :, 0]
-
-    def _step(
-        self, caches: list[LayerCache], left: list[Tensor], code: Tensor | None, location: Tensor, column: int
-    ) -> Tensor:
-        """Logits `[B, K]` at one place, given the code `[B]` to its left (None in the first column)."""
-        h = None if code is None else self.embedding(code)
-        for index, (layer, cache) in enumerate(zip(self.layers, caches)):
-            if h is not None:
-                left[index] = torch.cat([left[index][:, :, 1:], h[:, :, None]], dim=2)
-            features = F.linear(left[index].flatten(1), layer.horizontal.weight.flatten(1), layer.horizontal.bias)
-            features = features + cache.vertical[:, :, column]
-            update = F.linear(gate(features), layer.out.weight.flatten(1), layer.out.bias)
-            h = update + location if layer.first else h + update
-        return self.head(h[:, :, None, None])[:, :, 0, 0]
-
-    def _conditions(self, position: Tensor | None, batch: int) -> list[Tensor | None]:
+    def _gate_biases(
+        self, batch: int, position: Tensor | None, conditions: Mapping[str, Tensor] | None
+    ) -> list[Tensor | None]:
         """Gate biases `[B, 4C]` of each layer, or None where the prior is unconditional."""
-        if self.position is None:
+        known = self.arguments["conditions"]
+        unknown = (conditions or {}).keys() - known.keys()
+        if unknown:
+            raise ValueError(f"this prior knows the conditions {sorted(known)}, not {sorted(unknown)}")
+        if self.conditions is None:
             return [None] * len(self.layers)
-        weight = self.embedding.weight
-        if position is None:
-            position = torch.full((batch,), math.nan)
-        return list(self.position(position.to(weight)[:, None]).chunk(len(self.layers), dim=1))
+        given = ({} if position is None else {"position": position}) | dict(conditions or {})
+        nothing, weight = torch.full((batch,), math.nan), self.embedding.weight
+        values = {name: given.get(name, nothing).to(weight) for name in known}
+        return list(self.conditions(values).chunk(len(self.layers), dim=1))
 
     def _location_map(self, height: int, width: int) -> Tensor:
         """What the location adds to the features of the first layer, `[C, h, w]`; zeros where it is switched off."""
         weight = self.embedding.weight
         if self.location is None:
             return weight.new_zeros(weight.shape[1], height, width)
-        rows, columns = ((torch.arange(length).to(weight) + 0.5) / length for length in (height, width))
-        places = torch.cartesian_prod(rows, columns)  # [h*w, 2], each 0..1
-        return self.location(places).t().reshape(-1, height, width)
+        shares = [(torch.arange(length).to(weight) + 0.5) / length for length in (height, width)]
+        rows, columns = torch.meshgrid(*shares, indexing="ij")
+        return self.location({"row": rows.flatten(), "column": columns.flatten()}).t().reshape(-1, height, width)
 
 
-class PlaceEncoder(nn.Module):
-    """Numbers in 0..1 (NaN: unknown) as features: sines of several frequencies through a small MLP.
+class ConditionEncoder(nn.Module):
+    """What is known of a slice as features: numbers as sines of several frequencies, classes as vectors, through a small MLP.
 
-    `[N, inputs]` -> `[N, out]`.
+    Args:
+        conditions: each name with its number of classes, or `NUMBER`.
+        hidden: width of the MLP. out: features.
     """
 
-    def __init__(self, inputs: int, hidden: int, out: int):
+    def __init__(self, conditions: Mapping[str, int], hidden: int, out: int):
         super().__init__()
-        self.unknown = nn.Parameter(torch.zeros(inputs, 2 * PLACE_FREQUENCIES))
-        self.layers = nn.Sequential(
-            nn.Linear(inputs * 2 * PLACE_FREQUENCIES, hidden), nn.SiLU(), nn.Linear(hidden, out)
+        if any(classes < 0 for classes in conditions.values()):
+            raise ValueError(f"a condition is a number (0) or has a number of classes, got {dict(conditions)}")
+        self.first = nn.ModuleDict(
+            {
+                name: nn.Embedding(classes, hidden) if classes else nn.Linear(2 * FREQUENCIES, hidden)
+                for name, classes in conditions.items()
+            }
         )
+        self.unknown = nn.ParameterDict({name: nn.Parameter(torch.zeros(hidden)) for name in conditions})
+        self.last = nn.Sequential(nn.SiLU(), nn.Linear(hidden, out))
 
-    def forward(self, values: Tensor) -> Tensor:
-        known = ~values.isnan()
-        half_octaves = torch.arange(PLACE_FREQUENCIES, device=values.device, dtype=values.dtype) / 2
-        angles = values.nan_to_num(0)[..., None] * math.pi * 2**half_octaves
-        features = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [N, inputs, 2 * frequencies]
-        return self.layers(torch.where(known[..., None], features, self.unknown).flatten(1))
+    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
+        """`[N]` each, NaN where unknown -> `[N, out]`.
 
-
-@dataclass(frozen=True)
-class Draw:
-    """How a code is drawn from `[B, K]` logits: by inverting the cumulative distribution at uniform noise `[B]`.
-
-    One number in 0..1 decides one code, so the same noise gives the same map however the logits were computed.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be a finite number above 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-
-    def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        probabilities = self.probabilities(logits)
-        cumulative = probabilities.cumsum(1)
-        threshold = uniform[:, None].to(cumulative) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-        last = (probabilities > 0).long().mul_(torch.arange(1, logits.shape[1] + 1, device=logits.device)).argmax(1)
-        return torch.minimum(chosen, last)  # rounding must not choose a code of probability zero at the end
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The distribution `[B, K]` drawn from: after temperature, top-k and top-p."""
-        logits = logits / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[1]:
-            least = logits.topk(self.top_k, dim=1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -math.inf)
-        probabilities = logits.softmax(1)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-            surplus = ordered.cumsum(1) - ordered >= self.top_p  # what comes before already reaches p
-            probabilities = probabilities.masked_fill(torch.zeros_like(surplus).scatter(1, order, surplus), 0)
-        return probabilities
+        Raises:
+            ValueError: for a class that does not exist.
+        """
+        hidden = 0
+        for name, layer in self.first.items():
+            known, value = ~values[name].isnan(), values[name].nan_to_num(0)
+            if isinstance(layer, nn.Embedding):
+                value = value.long()
+                if ((value < 0) | (value >= layer.num_embeddings)).any():
+                    raise ValueError(f"{name} is a class of 0 to {layer.num_embeddings - 1}, got {value.tolist()}")
+            else:
+                value = _sines(value)
+            hidden = hidden + torch.where(known[:, None], layer(value), self.unknown[name])
+        return self.last(hidden)
 
 
-def uniform_noise(batch: int, height: int, width: int, generator: torch.Generator | None) -> Tensor:
-    """The noise that decides a sample, `[batch, height, width]` float64 in 0..1, drawn on the CPU for any device."""
-    return torch.rand(batch, height, width, generator=generator, dtype=torch.float64)
+def _sines(values: Tensor) -> Tensor:
+    """`[N]` numbers in 0..1 -> `[N, 2 * FREQUENCIES]`."""
+    half_octaves = torch.arange(FREQUENCIES, device=values.device, dtype=values.dtype) / 2
+    angles = values[:, None] * math.pi * 2**half_octaves
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def positional_marginal(codes: Tensor, num_codes: int, smoothing: float = 32.0) -> Tensor:

@@ -1,12 +1,14 @@
 """New slices from a trained run: which slice positions to draw, the code maps, the decoded slices."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import spread_over
+from dataset import Frame, spread_over
+from sampler import Draw
 from scoring import decode
 from utils import Progress, Run, UserError
 
@@ -34,7 +36,14 @@ def spread_numbers(count: int, slices: int) -> np.ndarray:
 
 
 def draw_samples(
-    run: Run, numbers: np.ndarray | None, count: int, temperature: float = 1.0, seed: int = 0, title: str = "sampling"
+    run: Run,
+    numbers: np.ndarray | None,
+    count: int,
+    draw: Draw = Draw(),
+    seed: int = 0,
+    title: str = "sampling",
+    codes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> Samples:
     """Draw code maps from the prior and decode them.
 
@@ -42,9 +51,10 @@ def draw_samples(
         run: with a prior.
         numbers: `[count]` slice numbers, or None for slices of unknown position.
         count: slices to draw.
-        temperature: above 0; below 1 draws likelier, smoother slices.
+        draw: temperature, top-k and top-p.
         seed: the same seed draws the same slices.
         title: of the progress bar.
+        codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
 
     Raises:
         UserError: when the run has no prior or knows no slice positions.
@@ -58,23 +68,72 @@ def draw_samples(
     if numbers is not None and slices is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
     position = None if numbers is None else torch.from_numpy(numbers / max(slices - 1, 1)).float()
-    height, width = run.frame.height // run.vqvae.downsample, run.frame.width // run.vqvae.downsample
+    height, width = map_size(run)
     generator = torch.Generator().manual_seed(seed)
     parts = []
     with Progress(height * -(-count // BATCH), title, "row") as progress:
         for start in range(0, count, BATCH):
-            part = None if position is None else position[start : start + BATCH]
-            parts.append(
-                run.prior.sample(
-                    min(BATCH, count - start),
-                    height,
-                    width,
-                    part,
-                    temperature=temperature,
-                    generator=generator,
-                    progress=progress.update,
-                ).cpu()
+            part = run.prior.sample(
+                min(BATCH, count - start),
+                height,
+                width,
+                None if position is None else position[start : start + BATCH],
+                temperature=draw.temperature,
+                top_k=draw.top_k,
+                top_p=draw.top_p,
+                generator=generator,
+                codes=codes,
+                keep=keep,
+                progress=progress.update,
             )
-    codes = torch.cat(parts)
-    images = decode(run.vqvae, codes, run.frame)[:, 0]
-    return Samples(codes, images, [""] * count if numbers is None else [f"slice {number}" for number in numbers])
+            parts.append(part.cpu())
+    drawn = torch.cat(parts)
+    images = decode(run.vqvae, drawn, run.frame)[:, 0]
+    return Samples(drawn, images, [""] * count if numbers is None else [f"slice {number}" for number in numbers])
+
+
+def map_size(run: Run) -> tuple[int, int]:
+    """(h, w) of a run's code maps."""
+    return run.frame.height // run.vqvae.downsample, run.frame.width // run.vqvae.downsample
+
+
+def region_of(text: str, frame: Frame) -> tuple[slice, slice]:
+    """The rows and columns, in pixels of a whole slice, that `--region` names.
+
+    Args:
+        text: top, bottom, left or right (that half of the content frame), or r0:r1,c0:c1.
+
+    Raises:
+        UserError: when the text is none of these or the region lies outside the slice.
+    """
+    top, left, bottom, right = frame.top, frame.left, frame.top + frame.height, frame.left + frame.width
+    middle_row, middle_column = (top + bottom) // 2, (left + right) // 2
+    halves = {
+        "top": (top, middle_row, left, right),
+        "bottom": (middle_row, bottom, left, right),
+        "left": (top, bottom, left, middle_column),
+        "right": (top, bottom, middle_column, right),
+    }
+    given = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
+    if text not in halves and given is None:
+        raise UserError(f"--region is {text}; expected top, bottom, left, right or rows and columns as r0:r1,c0:c1")
+    r0, r1, c0, c1 = halves.get(text) or (int(number) for number in given.groups())
+    if not (r0 < r1 <= frame.image_height and c0 < c1 <= frame.image_width):
+        raise UserError(
+            f"--region {text} is empty or leaves the slice; slices have {frame.image_height}x{frame.image_width} pixels"
+        )
+    return slice(r0, r1), slice(c0, c1)
+
+
+def kept_places(region: tuple[slice, slice], run: Run) -> Tensor:
+    """Where on the code map codes are kept, `[h, w]` bool: those whose pixels all lie outside the region.
+
+    Raises:
+        UserError: when nothing is left to draw.
+    """
+    redrawn = torch.zeros(run.frame.image_height, run.frame.image_width)
+    redrawn[region] = 1
+    keep = torch.nn.functional.max_pool2d(run.frame.crop(redrawn)[None, None], run.vqvae.downsample)[0, 0] == 0
+    if keep.all():
+        raise UserError("--region lies outside the part of a slice that has content; nothing is to be drawn there")
+    return keep

@@ -26,7 +26,7 @@ import figures
 import report
 from cli import flag, parse_flags, require, run_main
 from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
-from pixelcnn import GatedPixelCNN
+from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
 from stages import PriorStage, VQVAEStage
@@ -314,8 +314,8 @@ def train_prior(job: Job, done: list[str]) -> None:
     """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
-    known = splits["train"].positions is not None
-    model = GatedPixelCNN(s.k, position=known).to(job.device)
+    conditions = {} if splits["train"].positions is None else {"position": NUMBER}
+    model = GatedPixelCNN(s.k, conditions=conditions).to(job.device)
     scored, validation = job.validation()
     stage = PriorStage(
         model,

@@ -10,7 +10,6 @@ Peers train on the train split and are scored on the validation split; peers and
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ import bench_figures  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from measuring import Results, medians  # noqa: E402
 from peers import CODE_DIM, NUM_CODES, Monai, Ours, Peer, Reference  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -51,7 +51,6 @@ from utils import (  # noqa: E402
     resolve_precision,
     seed_everything,
     versions,
-    write_json,
 )
 from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim  # noqa: E402
 
@@ -104,23 +103,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     results.set("machine", versions())
     for part in settings.part.split(","):
         PART_FUNCTIONS[part](settings, results)
-
-
-class Results:
-    """Figures by name, kept in a JSON file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-
-    def set(self, name: str, value: Any) -> None:
-        self.values[name] = value
-        write_json(self.path, self.values)
-
-    def add(self, section: str, name: str, value: Any) -> None:
-        """Add to a section and keep what else is in it."""
-        self.set(section, self.values.get(section, {}) | {name: value})
 
 
 # --------------------------------------------------------------------------- (a) training
@@ -344,18 +326,6 @@ def _decode(peer: Peer, images: Tensor) -> Callable[[], Any]:
     with torch.no_grad():
         codes = peer.encode(images)
     return torch.no_grad()(autocast(images.device, peer.precision)(lambda: peer.decode(codes)))
-
-
-def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns after one run to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(repeats + 1):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            if repeat:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 # --------------------------------------------------------------------------- (d) how steady the codes are

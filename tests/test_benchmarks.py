@@ -12,25 +12,53 @@ from conftest import draw_slices
 import evaluate
 import train
 
-pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run the benchmarks' tests")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def load(monkeypatch):
+    """Imports a benchmark with some of its sizes changed."""
+
+    def load(name: str, **sizes: object):
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, f"bench_{name}", module)
+        spec.loader.exec_module(module)
+        for size, value in sizes.items():
+            monkeypatch.setattr(module, size, value)
+        return module
+
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    spec = importlib.util.spec_from_file_location("bench_vqvae", BENCHMARKS / "vqvae.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_vqvae", module)
-    spec.loader.exec_module(module)
-    for name, value in dict(VECTORS=2048, SCORED=4, BRIEF_SLICES=8, CHOICE_SLICES=8, BATCH=4).items():
-        monkeypatch.setattr(module, name, value)
-    return module
-
-
-def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, bench):
     torch.set_num_threads(1)
+    return load
+
+
+def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
+    bench = load("pixelcnn", SIDE=4, BATCHES=(1, 2), STEP_SIZE=(2, 3, 4), NAIVE_STEPS=1)
+    data, run, cache, out = (
+        tmp_path / "keras_png_slices_data",
+        str(tmp_path / "run"),
+        str(tmp_path / "cache"),
+        tmp_path / "out",
+    )
+    for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
+        draw_slices(data, split, subjects)
+    train.main(["--data", str(data), "--epoch", "1", "--stage", "vqvae", "--out", run, "--cache", cache])
+    train.main(["--stage", "encode", "--out", run, "--data", str(data), "--cache", cache])
+    flags = ["--run", run, "--data", str(data), "--cache", cache, "--minutes", "0.01", "--repeats", "1", "--batch", "4"]
+    bench.main([*flags, "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["sampling"]) == {"1", "2"} and results["plain"]["maps"] > 0
+    assert results["ours"]["validate_bits"] != results["plain"]["validate_bits"]
+    report = (out / "report.md").read_text()
+    for words in ("naive loop / sampling", "ours / plain", "code frequencies by place"):
+        assert words in report, words
+
+
+def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
+    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    bench = load("vqvae", VECTORS=2048, SCORED=4, BRIEF_SLICES=8, CHOICE_SLICES=8, BATCH=4)
     data = tmp_path / "keras_png_slices_data"
     for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
         draw_slices(data, split, subjects, slices=8, size=(64, 64))

@@ -146,6 +146,54 @@ def test_generate_is_seeded(trained):
     assert first == again != other
 
 
+def test_generate_draws_a_row_a_position(trained):
+    run, _, _ = trained
+    generate.main(["--run", str(run), "--slice", "all", "--n", "2", "--top_k", "5", "--top-p", "0.9", "--png"])
+    files = sorted(path.name for path in Path(run, "samples", "slices").iterdir())
+    assert files == [f"sample_{i:04d}_slice_{i // 2}.png" for i in range(8)]
+
+
+@pytest.mark.parametrize("region, rows, columns", [("bottom", (20, 40), (0, 56)), ("8:24,16:40", (8, 24), (16, 40))])
+def test_generate_completes_a_slice(trained, region, rows, columns):
+    run_folder, data, _ = trained
+    run, path = load_run(run_folder), data / "keras_png_slices_test" / "case_006_slice_1.nii.png"
+    samples = []
+    original = generate.draw_samples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "draw_samples", lambda *args: samples.append(original(*args)) or samples[-1])
+        generate.main(
+            ["--run", str(run_folder), "--complete", str(path), "--region", region, "--n", "5", "--out", "out"]
+        )
+    assert Path("out/completed_imgs.png").exists()
+    image = torch.from_numpy(np.asarray(Image.open(path)).copy())[None, None].float() / 255
+    codes = run.vqvae.encode(run.frame.crop(image))[0]
+    f, touched = run.vqvae.downsample, torch.zeros_like(codes, dtype=torch.bool)
+    for row in range(rows[0] - run.frame.top, rows[1] - run.frame.top):
+        for column in range(columns[0] - run.frame.left, columns[1] - run.frame.left):
+            if 0 <= row < run.frame.height and 0 <= column < run.frame.width:
+                touched[row // f, column // f] = True
+    drawn = samples[0].codes
+    assert (drawn[:, ~touched] == codes[~touched]).all()
+    assert (drawn[:, touched] != codes[touched]).any() and samples[0].labels == ["slice 1"] * 5
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--region", "middle"], "--region is middle; expected top"),
+        (["--region", "9:3,0:5"], "is empty or leaves the slice"),
+        (["--region", "0:5,0:57"], "slices have 40x56 pixels"),
+        (["--region", "0:1,0:1"], "nothing is to be drawn"),
+        (["--slice", "9"], "slice number 9: this run has slices 0 to 3"),
+    ],
+)
+def test_completion_refuses(trained, arguments, message):
+    run, data, _ = trained
+    path = data / "keras_png_slices_test" / "case_006_slice_1.nii.png"
+    with pytest.raises(UserError, match=message):
+        generate.main(["--run", str(run), "--complete", str(path), *arguments])
+
+
 def test_load_run_gives_working_models(trained):
     vqvae, prior, frame, config = load_run(trained[0])
     position = torch.tensor([0.5])
@@ -277,6 +325,8 @@ def test_a_run_is_not_overwritten_and_flags_of_a_resumed_run_are_held(trained):
         ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
         ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
         ("generate.py", ["--n", "0"], "--n is 0; expected 1 to 10000"),
+        ("generate.py", ["--slice", "many"], "--slice is many; expected a slice number or all"),
+        ("generate.py", ["--top_p", "1.5"], "--top_p is 1.5; expected above 0"),
         ("evaluate.py", [], "no run under runs/"),
     ],
 )

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from metrics import CodeUsage, bits_per_code
-from pixelcnn import Draw, GatedPixelCNN, positional_marginal, uniform_noise
+from pixelcnn import NUMBER, GatedPixelCNN, positional_marginal
+from sampler import Draw, as_noise, uniform_noise
 
+POSITION = {"position": NUMBER}
 SIZES = [(11, 7), (1, 6), (5, 1), (1, 1), (4, 9)]
 
 
@@ -43,17 +45,19 @@ def influence(model: GatedPixelCNN, height: int, width: int, position: torch.Ten
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("height, width", SIZES)
 def test_no_future_code_leaks_and_no_past_code_is_blind(height, width, conditioned):
-    model = small(layers=12, position=conditioned, location=conditioned)
+    model = small(layers=12, conditions=POSITION if conditioned else {}, location=conditioned)
     seen = influence(model, height, width, torch.tensor([0.3]).double() if conditioned else None)
     places = height * width
     expected = torch.ones(places, places).tril(-1).bool()
     assert torch.equal(seen, expected)
 
 
-@pytest.mark.parametrize("layers", range(1, 12))
-def test_receptive_field_grows_without_a_blind_spot(layers):
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("layers", range(1, 16))
+def test_receptive_field_grows_without_a_blind_spot(layers, conditioned):
     height, width = 11, 7
-    seen = influence(small(layers=layers, first_kernel=3, position=False), height, width, None)
+    model = small(layers=layers, first_kernel=3, conditions=POSITION if conditioned else {}, location=conditioned)
+    seen = influence(model, height, width, torch.tensor([0.3]).double() if conditioned else None)
     for place in range(height * width):
         row, column = divmod(place, width)
         for other in range(height * width):
@@ -72,7 +76,7 @@ def test_conditions_change_every_logit_and_can_be_switched_off():
     assert torch.equal(nothing, model(codes, torch.full((2,), math.nan).double()))
     mixed = model(codes, torch.tensor([0.1, math.nan]).double())
     assert torch.allclose(mixed[0], low[0]) and torch.allclose(mixed[1], nothing[1])
-    plain = small(position=False)
+    plain = small(conditions={})
     assert torch.equal(plain(codes, torch.tensor([0.1, 0.2])), plain(codes))
 
 
@@ -84,32 +88,92 @@ def test_location_matters_and_can_be_switched_off():
     assert (inside - inside[:, :1]).abs().max() < 1e-12
 
 
-def naive_sample(model, batch, height, width, position, draw, seed):
+def naive_sample(model, batch, height, width, draw, seed, position=None, codes=None, keep=None, conditions=None):
     """One full forward pass a code."""
     uniform = uniform_noise(batch, height, width, torch.Generator().manual_seed(seed))
-    codes = torch.zeros(batch, height, width, dtype=torch.int64)
+    drawn = torch.zeros(batch, height, width, dtype=torch.int64)
     for row in range(height):
         for column in range(width):
-            codes[:, row, column] = draw(model(codes, position)[:, :, row, column], uniform[:, row, column])
-    return codes
+            code = draw(model(drawn, position, conditions)[:, :, row, column], uniform[:, row, column, None])[:, 0]
+            if keep is not None:
+                keeps = keep.expand(batch, height, width)[:, row, column]
+                code = torch.where(keeps, codes.expand(batch, height, width)[:, row, column], code)
+            drawn[:, row, column] = code
+    return drawn
 
 
 @pytest.mark.parametrize("height, width", SIZES)
 @pytest.mark.parametrize("conditioned", [False, True])
-@pytest.mark.parametrize("layers", [1, 4])
+@pytest.mark.parametrize("layers", [1, 2, 4])
 def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers):
-    model = small(layers=layers, position=conditioned, location=conditioned)
+    model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
-    for options in (
-        {},
-        {"temperature": 0.7},
-        {"top_k": 2},
-        {"top_p": 0.6},
-        {"temperature": 1.5, "top_k": 4, "top_p": 0.9},
+    known = torch.randint(0, 6, (3, height, width))
+    every_other, one_region = torch.rand(3, height, width) < 0.5, torch.zeros(height, width, dtype=torch.bool)
+    one_region[: height // 2], one_region[:, : width // 2] = True, True
+    for draw, completion in (
+        ({}, {}),
+        ({"temperature": 0.7}, {}),
+        ({"top_k": 2}, {"codes": known, "keep": every_other}),
+        ({"top_p": 0.6}, {"codes": known[0], "keep": one_region}),
+        ({"temperature": 1.5, "top_k": 4, "top_p": 0.9}, {}),
     ):
-        expected = naive_sample(model, 3, height, width, position, Draw(**options), seed=3)
-        sampled = model.sample(3, height, width, position, generator=torch.Generator().manual_seed(3), **options)
-        assert torch.equal(sampled, expected), options
+        expected = naive_sample(model, 3, height, width, Draw(**draw), 3, position, **completion)
+        generator = torch.Generator().manual_seed(3)
+        sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
+        assert torch.equal(sampled, expected), (draw, completion)
+
+
+def test_every_condition_takes_the_same_road():
+    """A number and a class, known and unknown, change the logits and are sampled with as they score."""
+    model = small(conditions={"position": NUMBER, "age": NUMBER, "sex": 2})
+    codes, position = torch.randint(0, 6, (2, 4, 5)), torch.tensor([0.2, 0.8]).double()
+    nothing = model(codes, position)
+    for name, values in (("age", [0.3, 0.9]), ("sex", [0, 1])):
+        known = {name: torch.tensor(values).double()}
+        changed = model(codes, position, known)
+        assert ((changed - nothing).abs().amax((1, 2, 3)) > 1e-9).all()
+        swapped = model(codes, position, {name: known[name].flip(0)})
+        assert ((changed - swapped).abs().amax((1, 2, 3)) > 1e-9).all()
+        one = model(codes, position, {name: torch.tensor([math.nan, values[1]]).double()})
+        assert torch.allclose(one[0], nothing[0]) and torch.allclose(one[1], changed[1])
+    both = {"age": torch.tensor([0.3, math.nan]), "sex": torch.tensor([1.0, 0.0])}
+    expected = naive_sample(model, 2, 4, 5, Draw(), 0, position, conditions=both)
+    sampled = model.sample(2, 4, 5, position, conditions=both, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampled, expected)
+    with pytest.raises(ValueError, match="diagnosis"):
+        model(codes, position, {"diagnosis": position})
+    with pytest.raises(ValueError, match="sex is a class of 0 to 1"):
+        model(codes, position, {"sex": torch.tensor([0.0, 2.0])})
+
+
+def test_completion_refuses_what_makes_no_sense():
+    model, codes = small(), torch.zeros(4, 5, dtype=torch.int64)
+    with pytest.raises(ValueError, match="go together"):
+        model.sample(1, 4, 5, codes=codes)
+    with pytest.raises(ValueError, match="known code is 6"):
+        model.sample(1, 4, 5, codes=codes + 6, keep=torch.ones(4, 5, dtype=torch.bool))
+    nowhere = model.sample(2, 4, 5, codes=codes - 1, keep=codes.bool(), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nowhere, model.sample(2, 4, 5, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the captured sampler is not tested")
+def test_captured_sampler_equals_the_naive_loop_on_cuda():
+    model = small(layers=3).cuda()
+    position, keep = torch.tensor([0.1, 0.9]).double().cuda(), (torch.rand(2, 5, 6) < 0.3).cuda()
+    known = torch.randint(0, 6, (2, 5, 6)).cuda()
+    for options in ({}, {"top_k": 3}, {"top_p": 0.7}, {"codes": known, "keep": keep}):
+        sampled = model.sample(2, 5, 6, position, generator=torch.Generator().manual_seed(0), **options).cpu()
+        plain = model.cpu().sample(
+            2,
+            5,
+            6,
+            position.cpu(),
+            generator=torch.Generator().manual_seed(0),
+            **{name: value.cpu() if torch.is_tensor(value) else value for name, value in options.items()},
+        )
+        model.cuda()
+        assert torch.equal(sampled, plain), options
 
 
 def test_sampled_map_scores_the_same_logits_when_recomputed(monkeypatch):
@@ -134,8 +198,8 @@ def test_sampling_is_seeded_and_leaves_the_model_as_it_was():
 def test_samples_follow_the_distribution():
     probabilities = torch.tensor([[0.5, 0.0, 0.3, 0.2]])
     uniform = torch.linspace(0, 1, 10001, dtype=torch.float64)
-    drawn = Draw()(probabilities.log().expand(len(uniform), 4), uniform)
-    shares = drawn.bincount(minlength=4) / len(uniform)
+    drawn = Draw()(probabilities.log().expand(len(uniform), 4), as_noise(uniform, torch.float32)[:, None])
+    shares = drawn[:, 0].bincount(minlength=4) / len(uniform)
     assert torch.allclose(shares, probabilities[0], atol=1e-3)
     assert shares[1] == 0
 
@@ -145,7 +209,7 @@ def test_top_k_and_top_p_keep_the_likeliest():
     assert (Draw(top_k=2).probabilities(logits)[0] > 0).tolist() == [True, False, True, False]
     assert (Draw(top_p=0.65).probabilities(logits)[0] > 0).tolist() == [True, False, True, False]
     assert (Draw(top_p=0.01).probabilities(logits)[0] > 0).tolist() == [True, False, False, False]
-    sharp = Draw(temperature=0.01)(logits.expand(100, 4), torch.rand(100))
+    sharp = Draw(temperature=0.01)(logits.expand(100, 4), torch.rand(100, 1))
     assert (sharp == 0).all()
     for wrong in ({"temperature": 0}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}):
         with pytest.raises(ValueError):

@@ -1,0 +1,39 @@
+"""What the benchmarks share: a file of figures, and medians of runs taken in turns."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils import write_json
+
+
+class Results:
+    """Figures by name, kept in a JSON file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def set(self, name: str, value: Any) -> None:
+        self.values[name] = value
+        write_json(self.path, self.values)
+
+    def add(self, section: str, name: str, value: Any) -> None:
+        """Add to a section and keep what else is in it."""
+        self.set(section, self.values.get(section, {}) | {name: value})
+
+
+def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after one run to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            if repeat:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
