@@ -1,6 +1,6 @@
 """Train a VQ-VAE on brain slices, then a PixelCNN prior on its codes, and draw new slices.
 
-    python train.py                                          # the built-in synthetic cohort, about 8.5 minutes on 2 cores
+    python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
     python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
     python train.py --resume --out runs/mine                 # go on where it was stopped
