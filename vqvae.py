@@ -26,7 +26,7 @@ from torch import Tensor
 NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
 FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
 SLOPE = (
-    0.1  # of leaky ReLU below zero: within three epochs, plain ReLU left no unit of the encoder's coarse blocks alive
+    0.1  # of leaky ReLU below zero: within three epochs, plain ReLU left 1 unit in 256 of the encoder's coarse blocks
 )
 STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
 

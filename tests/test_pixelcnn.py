@@ -202,6 +202,9 @@ def test_samples_follow_the_distribution():
     shares = drawn[:, 0].bincount(minlength=4) / len(uniform)
     assert torch.allclose(shares, probabilities[0], atol=1e-3)
     assert shares[1] == 0
+    without_end = torch.tensor([[0.3, 0.7, 0.0, 0.0]]).log().expand(3, 4)
+    highest = torch.tensor([[1.0], [1 - 1e-9], [1 - 1e-6]], dtype=torch.float64)
+    assert (Draw()(without_end, as_noise(highest, torch.float32)) == 1).all()
 
 
 def test_top_k_and_top_p_keep_the_likeliest():
