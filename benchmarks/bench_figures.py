@@ -30,27 +30,28 @@ def curves(contenders: dict[str, list[dict[str, float]]], target: float, path: P
     plt.close(figure)
 
 
-def rate_distortion(runs: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]], path: Path) -> None:
-    """SSIM by bits a slice: our runs joined by training time, peers as points."""
+def rate_distortion(
+    rates: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]], path: Path
+) -> None:
+    """SSIM by bits a slice: trainings of equal length joined by a line, longer runs and peers as points."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    by_time: dict[int, list[dict[str, Any]]] = {}
-    for downsample in {run["downsample"] for run in runs}:
-        group = sorted((run for run in runs if run["downsample"] == downsample), key=lambda run: run["minutes"])
-        for rank, run in enumerate(group):
-            by_time.setdefault(rank, []).append(run)
-    for rank, group in sorted(by_time.items()):
-        group.sort(key=lambda run: run["bits_per_slice_fixed"])
-        bits, values = [run["bits_per_slice_fixed"] for run in group], [run["ssim"] for run in group]
-        label = f"oasis-vqvae, {sum(run['minutes'] for run in group) / len(group):.0f} min"
-        axes.plot(bits, values, marker="o", color=plt.get_cmap("Reds")(0.45 + 0.25 * rank), label=label)
-    for run in by_time.get(0, []):
-        axes.annotate(
-            f"f={run['downsample']}", (run["bits_per_slice_fixed"], run["ssim"]), (6, -14), textcoords="offset points"
-        )
+    lengths = sorted({rate["slices_seen"] for rate in rates})
+    for rank, seen in enumerate(lengths):
+        group = sorted((rate for rate in rates if rate["slices_seen"] == seen), key=lambda rate: rate["downsample"])
+        colour = plt.get_cmap("Reds")(0.4 + 0.2 * rank)
+        axes.plot(*_bits_and_ssim(group), marker="o", color=colour, label=f"oasis-vqvae, {seen:,} slices seen")
+    if runs:
+        axes.plot(*_bits_and_ssim(runs), "*", color="black", markersize=10, label="oasis-vqvae, longer (see the table)")
     for peer, marker in zip(peers, "^vDs"):
         axes.plot(peer["bits"], peer["ssim"], marker, color="#1f77b4", markersize=9, label=peer["name"])
-    axes.set(xlabel="bits a slice (9 a code)", ylabel="SSIM, whole validation slices", xscale="log")
+    for downsample, bits in sorted({(run["downsample"], run["bits_per_slice_fixed"]) for run in (*rates, *runs)}):
+        axes.annotate(f"f={downsample}", (bits, 1), (0, -12), textcoords="offset points", ha="center")
+    axes.set(xlabel="bits a slice (9 a code)", ylabel="SSIM, whole validation slices", xscale="log", ylim=(None, 1))
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
     figure.savefig(path)
     plt.close(figure)
+
+
+def _bits_and_ssim(runs: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [run["bits_per_slice_fixed"] for run in runs], [run["ssim"] for run in runs]

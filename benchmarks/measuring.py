@@ -11,15 +11,18 @@ from utils import write_json
 
 
 class Results:
-    """Figures by name, kept in a JSON file."""
+    """Figures by name, kept in a JSON file; `origin` is kept with each as what it was measured with."""
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
+        self.origin: dict[str, str] = {}
+
     def set(self, name: str, value: Any) -> None:
         self.values[name] = value
+        self.values["origins"] = self.values.get("origins", {}) | {name: self.origin}
         write_json(self.path, self.values)
 
     def add(self, section: str, name: str, value: Any) -> None:

@@ -144,8 +144,8 @@ class Reference(Peer):
 class Monai(Peer):
     name = "MONAI VQVAE"
 
-    def __init__(self, downsample: int, precision: str = "float32", lr: float = 3e-4):
-        self.precision = precision
+    def __init__(self, downsample: int, precision: str = "float32", lr: float = 3e-4, batch: int = 32):
+        self.precision, self.batch = precision, batch
         levels = downsample.bit_length() - 1
         channels = (*[96] * (levels - 1), 192)  # its defaults at three levels: 96, 96, 192
         self.model = MonaiVQVAE(

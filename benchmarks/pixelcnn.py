@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
     results = Results(Path(settings.out) / "results.json")
-    results.set("machine", versions())
+    results.origin = versions() | {"precision": settings.arithmetic}
     for part in settings.part.split(","):
         PART_FUNCTIONS[part](settings, results)
 

@@ -54,7 +54,7 @@ from utils import (  # noqa: E402
 )
 from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim  # noqa: E402
 
-PARTS = ("training", "quantizer", "speed", "codes", "choices", "report")
+PARTS = ("training", "rates", "quantizer", "speed", "codes", "choices", "report")
 TARGET_SSIM = 0.9068  # what the student project reports
 VECTORS = 131_072  # latents of the quantiser's test
 SCORED = 140  # validation slices scored while a peer trains; at its end all are
@@ -62,6 +62,12 @@ BATCH = 32  # slices at a time when scoring and in the speed table
 AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
 CHOICE_SLICES = 2560  # of the trainings that try one choice each
 BRIEF_SLICES = 2048  # of the training that is timed to the target
+RATE_SLICES = (
+    2560,
+    5120,
+    7680,
+)  # seen by the trainings of the rate-distortion picture: once, twice and three times the time
+MONAI_RECIPES = ((4, 1e-4), (4, 3e-4), (4, 1e-3), (32, 3e-4))  # slices a step and learning rate; the best one counts
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
     results = Results(Path(settings.out) / "results.json")
-    results.set("machine", versions())
+    results.origin = versions() | {"precision": settings.arithmetic}
     for part in settings.part.split(","):
         PART_FUNCTIONS[part](settings, results)
 
@@ -119,9 +125,12 @@ def train_all(settings: Settings, results: Results) -> None:
     slices_a_second = BRIEF_SLICES / brief["seconds"]
     epochs = max(1, int(settings.minutes * 60 * slices_a_second / len(data.splits["train"])))
     add("ours", train_ours(settings, data, len(data.splits["train"]), epochs))
-    seed_everything(settings.seed, "monai")
-    monai = Monai(settings.downsample, settings.arithmetic)
-    add("monai", train_peer(monai, data, settings.minutes, None, settings.seed))
+    for batch, lr in MONAI_RECIPES:
+        seed_everything(settings.seed, "monai")
+        monai = Monai(settings.downsample, settings.arithmetic, lr, batch)
+        tried = train_peer(monai, data, settings.minutes, None, settings.seed) | {"batch": batch, "lr": lr}
+        results.add(f"monai_f{settings.downsample}", f"batch {batch}, learning rate {lr:g}", tried)
+    add("monai", max(results.values[f"monai_f{settings.downsample}"].values(), key=lambda tried: tried["ssim"]))
     if settings.downsample == 4:
         seed_everything(settings.seed, "reference")
         reference = Reference(settings.downsample)
@@ -154,7 +163,17 @@ def fit_and_score(stage: VQVAEStage, settings: FitSettings, folder: Path, valida
     scores = score_split(best, None, validation, stage.frame)
     print(f"{folder.name}, {records[-1]['seconds'] / 60:.1f} min: {scores}", flush=True)
     curve = [{"seconds": record["seconds"], "ssim": record["validate_ssim"]} for record in records]
-    return {"curve": curve, "seconds": records[-1]["seconds"], "slices": settings.epochs * stage.size} | scores
+    return {"curve": curve, "seconds": records[-1]["seconds"], "slices_seen": settings.epochs * stage.size} | scores
+
+
+def train_rates(settings: Settings, results: Results) -> None:
+    """Train ours at each downsampling for once, twice and three times as many slices."""
+    data = load_folder(settings.data, settings.cache, None, Progress)
+    for seen in RATE_SLICES:
+        epochs = -(-seen // len(data.splits["train"]))
+        for downsample in (4, 8, 16):
+            trained = train_ours(replace(settings, downsample=downsample), data, seen // epochs, epochs)
+            results.add("rates", f"f={downsample}, {seen} slices", {"downsample": downsample} | trained)
 
 
 def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, seed: int) -> dict[str, Any]:
@@ -452,9 +471,10 @@ def write_report(settings: Settings, results: Results) -> None:
     for run in (Path(name) for name in settings.runs.split(",") if name):
         results.add("runs", run.name, run_point(run))
     runs = list(values.get("runs", {}).values())
-    if runs:
-        text.append(runs_table(runs))
-        bench_figures.rate_distortion(runs, peer_points(trainings), folder / "rate_distortion.png")
+    rates = [rate | {"minutes": rate["seconds"] / 60} for rate in values.get("rates", {}).values()]
+    if runs or rates:
+        text.append(runs_table(rates + runs))
+        bench_figures.rate_distortion(rates, runs, peer_points(trainings), folder / "rate_distortion.png")
     (folder / "report.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text), flush=True)
 
@@ -532,12 +552,14 @@ def codes_table(table: dict[str, dict[str, Any]]) -> str:
 
 def run_point(folder: Path) -> dict[str, Any]:
     """Bits, SSIM and training time of a run that `evaluate.py --split validate` has scored."""
+    config = read_config(folder)
     scores = json.loads((folder / "scores_validate.json").read_text())["validate"]
     records = [record for record in read_metrics(folder) if record["stage"] == "vqvae"]
     return {
         "name": folder.name,
-        "downsample": read_config(folder)["flags"]["downsample"],
+        "downsample": config["flags"]["downsample"],
         "minutes": records[-1]["seconds"] / 60,
+        "slices_seen": len(records) * config["data"]["splits"]["train"]["slices"],
     } | scores
 
 
