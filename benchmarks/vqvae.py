@@ -594,6 +594,7 @@ def peer_points(trainings: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 PART_FUNCTIONS = {
     "training": train_all,
+    "rates": train_rates,
     "quantizer": quantizers,
     "speed": speeds,
     "codes": steadiness,

@@ -58,7 +58,7 @@ def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
 
 def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
-    bench = load("vqvae", VECTORS=2048, SCORED=4, BRIEF_SLICES=8, CHOICE_SLICES=8, BATCH=4)
+    bench = load("vqvae", VECTORS=2048, SCORED=4, BRIEF_SLICES=8, CHOICE_SLICES=8, RATE_SLICES=(8, 24), BATCH=4)
     data = tmp_path / "keras_png_slices_data"
     for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
         draw_slices(data, split, subjects, slices=8, size=(64, 64))
@@ -76,6 +76,6 @@ def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     assert results["choices"]["as it is"]["ssim"] != results["choices"]["AdamW instead of Muon"]["ssim"]
     assert {"ours", "monai", "reference"} <= results["training_f4"].keys()
     report = (out / "report.md").read_text()
-    for words in ("more than", "vector-quantize-pytorch", "f=16", "AdamW instead of Muon", "slices a second"):
+    for words in ("more than", "vector-quantize-pytorch", "f=16", "AdamW instead of Muon", "slices a second", "seen"):
         assert words in report, words
     assert (out / "rate_distortion.png").exists() and (out / "ssim_by_time_f4.png").exists()
