@@ -3,6 +3,7 @@
 Slices are `[N, H, W]` floats in 0..1, code maps `[N, h, w]` integers.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ def _finish_curves(figure: Figure, axes: Sequence[Axes], path: Path, title: str)
     _save(figure, path)
 
 
+def _headline(figure: Figure, title: str) -> None:
+    """A title broken into lines that the figure has room for."""
+    characters = int(13 * figure.get_figwidth())  # an inch holds about 13 of this size
+    figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=10)
+
+
 def slice_grid(
     images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None = None, columns: int = 8
 ) -> None:
@@ -179,7 +186,7 @@ def _grid(
             drawn = axis.imshow(images[index], **how)
             if labels:
                 axis.set_title(labels[index], fontsize=6.5, pad=1.5)
-    figure.suptitle(title, fontsize=10)
+    _headline(figure, title)
     if bar:
         colour_bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", fraction=0.05, aspect=50, pad=0.01)
         colour_bar.set_label(bar, fontsize=7)
@@ -217,7 +224,7 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
             if line is axes[0]:
                 axis.set_title(column, fontsize=7, pad=2)
         line[0].set_ylabel(name, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    _headline(figure, title)
     _save(figure, path)
 
 
@@ -239,7 +246,7 @@ def codes_beside_slices(
         left.set_title(f"{label}: codes {code_map.shape[0]}x{code_map.shape[1]}", fontsize=8)
         right.imshow(image, cmap="gray", vmin=0, vmax=1)
         right.set_title("decoded", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    _headline(figure, title)
     _save(figure, path)
 
 

@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from sampler import CachedSampler, Draw, uniform_noise
+from sampler import CachedSampler, Draw, Schedule, uniform_noise
 
 NUMBER = 0  # in place of a number of classes: the condition is a number in 0..1
 FREQUENCIES = 8  # of the sines that show a number to the prior
@@ -205,19 +205,13 @@ class GatedPixelCNN(nn.Module):
             with torch.inference_mode():
                 gate_biases = self._gate_biases(batch, position, conditions)
                 location = self._location_map(height, width)
-                draw = Draw(temperature, top_k, top_p)
-                sampler = CachedSampler(self, batch, width, gate_biases, location, draw, known is not None)
-                uniform = uniform_noise(batch, height, width, generator)
-                drawn = []
-                for row in range(height):
-                    drawn.append(
-                        sampler.row(uniform[:, row], *([] if known is None else [part[:, row] for part in known]))
-                    )
-                    if progress is not None:
-                        progress(1)
+                schedule = Schedule.fastest(batch, height, width, len(self.layers), self.layers[0].reach)
+                draw, noise = Draw(temperature, top_k, top_p), uniform_noise(batch, height, width, generator)
+                sampler = CachedSampler(self, schedule, gate_biases, location, draw, noise, known)
+                drawn = sampler.sample(progress)
         finally:
             self.train(was_training)
-        return torch.stack(drawn, dim=1)
+        return drawn.clone()  # out of inference mode
 
     def _known(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Known codes and where they stand, `[B, h, w]` each; whatever stands elsewhere is made a valid code."""

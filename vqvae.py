@@ -399,18 +399,25 @@ class VQVAE(nn.Module):
         return codes.clone()  # out of inference mode, so that the caller may train on it
 
     def _settle(self, codes: Tensor, unsure: Tensor, images: Tensor) -> None:
-        """Replace the unsure codes by those of float64 latents, each computed from the pixels that it depends on.
+        """Replace the unsure codes by those of float64 latents, each computed from the pixels that it depends on, or from the
+        whole slice where that is less work.
 
         On the CPU, since not every device has float64.
         """
         exact = copy.deepcopy(self).cpu().double()
         codebook, f = self.quantizer.codebook.cpu().double(), self.downsample
         reach = -(-self.encoder.reach // f)  # in places
-        for index, row, column in unsure.nonzero().tolist():
-            top, left = max(0, row - reach), max(0, column - reach)
-            pixels = images[index, None, :, top * f : (row + reach + 1) * f, left * f : (column + reach + 1) * f]
-            latent = exact.latents(pixels.cpu().double())[0, :, row - top, column - left]
-            codes[index, row, column] = (codebook - latent).square().sum(1).argmin()
+        for index in unsure.flatten(1).any(1).nonzero()[:, 0].tolist():
+            image, places = images[index, None].cpu().double(), unsure[index].nonzero().tolist()
+            whole = exact.latents(image) if len(places) * (2 * reach + 1) ** 2 > unsure[index].numel() else None
+            for row, column in places:
+                top, left = max(0, row - reach), max(0, column - reach)
+                if whole is not None:
+                    latent = whole[0, :, row, column]
+                else:
+                    pixels = image[:, :, top * f : (row + reach + 1) * f, left * f : (column + reach + 1) * f]
+                    latent = exact.latents(pixels)[0, :, row - top, column - left]
+                codes[index, row, column] = (codebook - latent).square().sum(1).argmin()
 
     def decode(self, codes: Tensor) -> Tensor:
         """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""

@@ -566,14 +566,15 @@ def run_point(folder: Path) -> dict[str, Any]:
 def runs_table(runs: list[dict[str, Any]]) -> str:
     """Trained runs as Markdown."""
     rows = [
-        f"| {run['downsample']} | {run['codes_per_slice']} | {run['bits_per_slice_fixed']:.0f} | {run['minutes']:.0f} | "
-        f"{run['ssim']:.4f} | {run['ssim_frame']:.4f} | {run['psnr']:.2f} | {run['psnr_frame']:.2f} | "
+        f"| {run['downsample']} | {run['codes_per_slice']} | {run['bits_per_slice_fixed']:.0f} | {run['slices_seen']} | "
+        f"{run['minutes']:.1f} | {run['ssim']:.4f} | {run['ssim_frame']:.4f} | {run['psnr']:.2f} | {run['psnr_frame']:.2f} | "
         f"{run['codes_used']}; {run['perplexity']:.0f} | {run['sharpness']:.2f} |"
-        for run in sorted(runs, key=lambda run: (run["downsample"], run["minutes"]))
+        for run in sorted(runs, key=lambda run: (run["downsample"], run["slices_seen"]))
     ]
     head = (
-        "| f | codes | bits | minutes | SSIM | SSIM, frame | PSNR | PSNR, frame | codes used; perplexity | sharpness |\n"
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        "| f | codes | bits | slices seen | minutes | SSIM | SSIM, frame | PSNR | PSNR, frame | "
+        "codes used; perplexity | sharpness |\n"
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
     return "\n".join([head, *rows])
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import sampler
 from metrics import CodeUsage, bits_per_code
 from pixelcnn import NUMBER, GatedPixelCNN, positional_marginal
-from sampler import Draw, as_noise, uniform_noise
+from sampler import Draw, Schedule, as_noise, uniform_noise
 
 POSITION = {"position": NUMBER}
 SIZES = [(11, 7), (1, 6), (5, 1), (1, 1), (4, 9)]
@@ -102,10 +103,16 @@ def naive_sample(model, batch, height, width, draw, seed, position=None, codes=N
     return drawn
 
 
-@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("height, width", [*SIZES, (5, 23)])
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("layers", [1, 2, 4])
-def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers):
+@pytest.mark.parametrize("order", ["by rows", "wavefront", "wavefront in blocks of 3"])
+def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers, order, monkeypatch):
+    if order == "by rows":
+        monkeypatch.setattr(Schedule, "fastest", lambda batch, height, width, *_: Schedule.by_rows(height, width))
+    else:
+        monkeypatch.setattr(sampler, "WAVEFRONT_BLOCK", 3 if "3" in order else 6)
+        monkeypatch.setattr(Schedule, "fastest", lambda batch, *size: Schedule.wavefront(*size))
     model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
     known = torch.randint(0, 6, (3, height, width))
