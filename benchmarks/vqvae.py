@@ -431,20 +431,33 @@ def _with_batch_32(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) 
     return replace(settings, batch=32)
 
 
+def _with_relu(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> None:
+    undone.enter_context(patch.object(vqvae, "SLOPE", 0.0))
+    for layer in stage.model.modules():
+        if isinstance(layer, nn.LeakyReLU):
+            layer.negative_slope = 0.0
+
+
+def _with_another_order(undone: ExitStack, stage: VQVAEStage, settings: FitSettings) -> FitSettings:
+    return replace(settings, seed=settings.seed + 1)
+
+
 CHOICES: dict[str, Callable[[ExitStack, VQVAEStage, FitSettings], FitSettings | None]] = {
     "as it is": lambda *_: None,
+    "as it is, slices in another order": _with_another_order,  # how much is chance
     "AdamW instead of Muon": _without_muon,
-    "32 slices a step": _with_batch_32,
-    "SSIM term at 0.2": _patched(stages, "reconstruction_loss", partial(reconstruction_loss, ssim_weight=0.2)),
-    "SSIM windows of 7": _patched(vqvae, "window_ssim", partial(window_ssim, window=7)),
-    "SSIM windows of 3": _patched(vqvae, "window_ssim", partial(window_ssim, window=3)),
     "codes from the first step": _patched(stages, "CONTINUOUS_SHARE", 0.0),
-    "no mirroring": _patched(stages, "mirrored", lambda images: images),
+    "SSIM term at 0.2": _patched(stages, "reconstruction_loss", partial(reconstruction_loss, ssim_weight=0.2)),
+    "32 slices a step": _with_batch_32,
     "flat patches as any other": _patched(vqvae, "FLAT", -1.0),
-    "no revival": _without_revival,
-    "no gradient clipping": _patched(training, "GRADIENT_NORM", float("inf")),
-    "constant learning rate": _patched(training._Fit, "_rate", lambda self, step: 1.0),
+    "ReLU instead of leaky ReLU": _with_relu,
+    "no mirroring": _patched(stages, "mirrored", lambda images: images),
+    "SSIM windows of 7": _patched(vqvae, "window_ssim", partial(window_ssim, window=7)),
     "average of the weights": _with_average,
+    "no revival": _without_revival,
+    "constant learning rate": _patched(training._Fit, "_rate", lambda self, step: 1.0),
+    "SSIM windows of 3": _patched(vqvae, "window_ssim", partial(window_ssim, window=3)),
+    "no gradient clipping": _patched(training, "GRADIENT_NORM", float("inf")),
 }
 
 
