@@ -6,15 +6,16 @@ whole batch, and nothing is computed twice:
 - A code depends on the row above only up to some columns to its right. Small batches are therefore drawn along a wavefront:
   several rows at a time, each some columns behind the one above (`Schedule`).
 - Codes are embedded and convolved by looking up tables of (code, offset in the kernel), summed.
-- A layer of the horizontal stack is one product: its own 1x1 convolution and the next layer's kernel are multiplied out in
-  advance, and what the vertical stack adds to its gate is computed for many places at once.
-- Gates need one hyperbolic tangent: sigmoid(x) = (1 + tanh(x / 2)) / 2, with the halves moved into the weights.
+- What reaches a gate of the horizontal stack from the vertical one, from conditions and from the column before is computed for
+  many places or all layers at once.
+- Gates need one sigmoid: tanh(x) = 2 sigmoid(2x) - 1, with the twos moved into the weights.
 
 On CUDA a block of columns is captured as a graph and replayed, since it is some thousands of small kernels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 BELOW_ONE = 1 - 2**-22
 WAVEFRONT_BLOCK = 6  # columns of a block in a wavefront: more make a longer lag, fewer more calls of the vertical stack
-WAVEFRONT_BATCH = 8  # maps at most that are drawn along a wavefront
+WAVEFRONT_BATCH = 16  # maps at most that are drawn along a wavefront
+ONE_THREAD_ROWS = 32  # rows of a step's products at most that are computed by one thread
 WAVEFRONT_STEPS = 0.75  # steps at most, as a share of those row by row
 
 
@@ -211,17 +213,20 @@ class CachedSampler:
         self.covered = tables.covered[0].to(device)
         self.around = self._around(0)
         self.goes_on = new(rows, 1)
-        # codes by place, and the vertical stack by place: its gates before the condition [2C] and its features [C]
+        # codes by place, and the vertical stack by place: its gates, condition included [2C], and its features [C]
         self.map = torch.full((tables.code_places, self.batch), weights.num_codes, device=device)
         self.vertical = new(layers, tables.feature_places, self.batch, 2 * c)
-        self.features = new(layers - 1, tables.feature_places * self.batch, c)
+        self.vertical_features = new(layers - 1, tables.feature_places, self.batch, c)
         self.vertical_bias = weights.vertical_bias.expand(-1, self.batch, -1).repeat(1, block * schedule.slots, 1)
         self.horizontal_bias = weights.horizontal_bias.expand(-1, self.batch, -1).repeat(1, schedule.slots, 1)
-        # what stands beside the products of the horizontal stack: for a layer's gate [2C], for its input [C]
-        self.beside = new(block + past, layers, rows, 3 * c)
-        self.beside_head = new(block, rows, c)  # and beside the product that makes the features for the head
-        # at this place a layer's gate [2C] and input [C], and what the next layer's input was at the place to the left [C]
-        self.state = new(layers, rows, 4 * c)
+        count = block * rows  # places and maps that the vertical stack is computed for at a time
+        self.window, self.window_gate, self.window_features = new(count * 6, c), new(count, 2 * c), new(count, c)
+        # the horizontal stack at the places of a step: what is known of its gates before the codes of the block [2C], what the
+        # column before adds to that, gates, gated features and, cumulated, what each layer hands on; and what the location adds
+        self.beside = new(block + past, layers, rows, 2 * c)
+        self.with_left = new(layers - 1, rows, 2 * c)
+        self.gates, self.gated, self.handed_on = new(layers, rows, 2 * c), new(layers, rows, c), new(layers, rows, c)
+        self.at_location = new(block, rows, c)
         self.noise = new(block, rows)
         self.codes = torch.zeros(block, rows, dtype=torch.int64, device=device)
         self.known, self.keep = torch.zeros_like(self.codes), torch.zeros_like(self.codes, dtype=torch.bool)
@@ -231,7 +236,14 @@ class CachedSampler:
 
     def sample(self, progress: Callable[[int], None] | None = None) -> Tensor:
         """Draw all maps, `[B, h, w]` int64; `progress` is called with the number of rows just finished."""
-        schedule, past, done = self.schedule, self.weights.past, 0
+        with _threads(1 if self.codes.shape[1] <= ONE_THREAD_ROWS else torch.get_num_threads()):
+            self._run_blocks(progress)
+        past, schedule = self.weights.past, self.schedule
+        padded = self.map[:-1].view(schedule.height + past, -1, self.batch)
+        return padded[past:, past : past + schedule.width].permute(2, 0, 1).contiguous()
+
+    def _run_blocks(self, progress: Callable[[int], None] | None) -> None:
+        done = 0
         for block, rows in enumerate(self.tables.rows_done.tolist()):
             self._enter(block)
             if self._is_known():
@@ -243,8 +255,6 @@ class CachedSampler:
             if progress is not None and rows > done:
                 progress(rows - done)
             done = rows
-        padded = self.map[:-1].view(schedule.height + past, -1, self.batch)
-        return padded[past:, past : past + schedule.width].permute(2, 0, 1).contiguous()
 
     def _is_known(self) -> bool:
         """Whether the block is a row of known codes, so that nothing need be drawn."""
@@ -270,32 +280,40 @@ class CachedSampler:
 
     def _reset(self) -> None:
         """As before the first block."""
-        weights, c = self.weights, self.weights.channels
-        self.map.fill_(weights.num_codes)
-        self.vertical.zero_(), self.features.zero_(), self.state.zero_(), self.beside.zero_()
-        self.beside[:, 1:, :, 2 * c :] = weights.out_bias[:-1, None]
-        self.beside_head[:] = weights.out_bias[-1]
+        self.map.fill_(self.weights.num_codes)
+        for buffer in (self.vertical, self.vertical_features, self.beside, self.handed_on):
+            buffer.zero_()
 
     def _make_views(self) -> None:
         """Views of the buffers by step and layer, made once: making one costs as much as using it."""
-        c, past, steps = self.weights.channels, self.weights.past, range(self.schedule.block)
+        weights, c, past, steps = self.weights, self.weights.channels, self.weights.past, range(self.schedule.block)
         self.noise_at, self.keep_at, self.known_at = (
             [row[:, None] for row in buffer] for buffer in (self.noise, self.keep, self.known)
         )
         self.codes_at = self.codes.unbind(0)
-        self.beside_at = [layers[1:].unbind(0) for layers in self.beside[: len(steps)]]
-        self.first_gate_at = [layers[0, :, : 2 * c] for layers in self.beside[: len(steps)]]
-        self.beside_head_at = self.beside_head.unbind(0)
-        self.first_right_of = [self.beside[step + 1 : step + 1 + past, 0, :, : 2 * c].transpose(0, 1) for step in steps]
-        gates = [(state[:, : 2 * c], state[:, :c], state[:, c : 2 * c]) for state in self.state]
-        self.first_gate, *later_gates = gates
-        # of each later layer: what its product reads and is made of and writes, then its gate and the gate's halves
-        self.steps = [
-            (before[:, c:], matrix, state[:, : 3 * c], *gate)
-            for before, matrix, state, gate in zip(self.state, self.weights.products, self.state[1:], later_gates)
-        ]
-        self.to_head = self.state[-1, :, c : 3 * c]
-        self.inputs, self.inputs_left = self.state[1:, :, 2 * c : 3 * c], self.state[:-1, :, 3 * c :]
+        self.first_gate_at = [layers[0] for layers in self.beside[: len(steps)]]
+        self.later_gates_at = [layers[1:] for layers in self.beside[: len(steps)]]
+        self.first_right_of = [self.beside[step + 1 : step + 1 + past, 0].transpose(0, 1) for step in steps]
+        self.before_last = self.handed_on[:-1]
+        # of each layer: its gate, the gate's halves and what they make; what it hands on, and the gate that comes of that
+        self.gate_views = [(gate, gate[:, :c], gate[:, c:], gated) for gate, gated in zip(self.gates, self.gated)]
+        self.out_views = list(zip(self.gated, weights.outs, self.handed_on))
+        self.next_views = list(zip(self.with_left, self.handed_on, weights.here, self.gates[1:]))
+
+        def by_place(tensor: Tensor) -> Tensor:
+            return tensor.view(-1, self.batch, tensor.shape[-1])
+
+        self.window_gate_parts = self.window_gate[:, :c], self.window_gate[:, c:]
+        self.window_gate_by_place, self.window_features_by_place = map(
+            by_place, (self.window_gate, self.window_features)
+        )
+        self.window_rows = self.window.view(-1, 6 * c)
+        # of the vertical stack's later layers: what is read and where, bias, kernel; of all: where and to what is written
+        self.window_reads = list(
+            zip(self.vertical_features.flatten(1, 2), self.around, self.vertical_bias[1:], weights.vertical_kernels)
+        )
+        self.gate_writes = list(zip(self.vertical, self.here))
+        self.feature_writes = list(zip(self.vertical_features, self.here))
 
     def _run_block(self) -> None:
         self._run_vertical()
@@ -306,38 +324,32 @@ class CachedSampler:
 
     def _run_vertical(self) -> None:
         """The vertical stack's next places, of every layer, from the codes and the features above them."""
-        weights, c = self.weights, self.weights.channels
+        weights, gate, features = self.weights, self.window_gate, self.window_features
         covered = self.map[self.covered].transpose(1, 2).flatten(0, 1)  # [n * B, places under the kernel]
-        gate = F.embedding_bag(covered + weights.offsets, weights.vertical_table, mode="sum") + self.vertical_bias[0]
-        for layer, kept in enumerate(self.vertical):
+        table = F.embedding_bag(covered + weights.offsets, weights.vertical_table, mode="sum")
+        torch.add(table, self.vertical_bias[0], out=gate)
+        for layer, (gates, here) in enumerate(self.gate_writes):
             if layer:
-                covered = self.features[layer - 1].index_select(0, self.around[layer - 1]).view(-1, 6 * c)
-                gate = torch.addmm(self.vertical_bias[layer], covered, weights.vertical_kernels[layer - 1])
-            kept.index_copy_(0, self.here[layer], gate.view(-1, self.batch, 2 * c))
+                source, around, bias, kernel = self.window_reads[layer - 1]
+                torch.index_select(source, 0, around, out=self.window)
+                torch.addmm(bias, self.window_rows, kernel, out=gate)
+            gates.index_copy_(0, here, self.window_gate_by_place)
             if layer + 1 < weights.layers:
-                content, opening = gate.tanh_().chunk(2, dim=1)
-                features = torch.addcmul(content, content, opening)
-                by_place = self.features[layer].view(-1, self.batch, c)
-                by_place.index_copy_(0, self.here[layer], features.view(-1, self.batch, c))
+                _gated(gate, *self.window_gate_parts, features)
+                self.feature_writes[layer][0].index_copy_(0, here, self.window_features_by_place)
 
     def _start_block(self) -> None:
-        """Put beside the horizontal stack's products what does not depend on this block's codes."""
-        weights, c, block = self.weights, self.weights.channels, self.schedule.block
+        """What does not depend on this block's codes."""
+        weights, block = self.weights, self.schedule.block
         size = (block, self.schedule.slots, self.batch)
-        spill = self.beside[block:, 0, :, : 2 * c] * self.goes_on  # of the codes of the block before
+        spill = self.beside[block:, 0] * self.goes_on  # of the codes of the block before
         vertical = self.vertical.index_select(1, self.here[-1]).flatten(1, 2)
         across = torch.bmm(vertical, weights.across).unflatten(1, (block, -1)).transpose(0, 1)
-        torch.add(across, self.horizontal_bias, out=self.beside[:block, :, :, : 2 * c])
+        torch.add(across, self.horizontal_bias, out=self.beside[:block])
         self.beside[block:, 0].zero_()
-        self.beside[: len(spill), 0, :, : 2 * c] += spill
-        self.inputs_left.mul_(self.goes_on)
-        location = weights.location[self.spot].view(*size[:2], 1, c) + weights.out_bias[0]
-        if weights.layers == 1:
-            self.beside_head.unflatten(1, size[1:])[:] = location
-        else:
-            second = self.beside[:block, 1].unflatten(1, size[1:])
-            second[..., : 2 * c] += weights.location_gate[self.spot].view(*size[:2], 1, 2 * c)
-            second[..., 2 * c :] = location
+        self.beside[: len(spill), 0] += spill
+        self.before_last.copy_(torch.where(self.goes_on > 0, self.before_last, weights.no_input))
+        self.at_location.unflatten(1, size[1:]).copy_(weights.location[self.spot].view(*size[:2], 1, -1))
         self.noise.copy_(self.noise_by_spot[self.spot].view_as(self.noise))
         if self.known_by_spot is not None:
             for buffer, by_spot in zip((self.known, self.keep), self.known_by_spot):
@@ -345,21 +357,21 @@ class CachedSampler:
 
     def _draw_code(self, step: int) -> None:
         weights = self.weights
-        gate, content, opening = self.first_gate
-        torch.tanh(self.first_gate_at[step], out=gate)
-        torch.addcmul(content, content, opening, out=opening)
-        for beside, (read, matrix, product, gate, content, opening) in zip(self.beside_at[step], self.steps):
-            torch.addmm(beside, read, matrix, out=product)
-            gate.tanh_()
-            torch.addcmul(content, content, opening, out=opening)
-        features = torch.addmm(self.beside_head_at[step], self.to_head, weights.last)
-        code = self.draw(weights.head(features), self.noise_at[step])
+        torch.baddbmm(self.later_gates_at[step], self.before_last, weights.left, out=self.with_left)
+        self.gates[0].copy_(self.first_gate_at[step])
+        handed_on = self.at_location[step]
+        for layer, (gated, out, to) in enumerate(self.out_views):
+            _gated(*self.gate_views[layer])
+            handed_on = torch.addmm(handed_on, gated, out, out=to)
+            if layer + 1 < weights.layers:
+                with_left, _, here, gate = self.next_views[layer]
+                torch.addmm(with_left, handed_on, here, out=gate)
+        code = self.draw(weights.head(handed_on), self.noise_at[step])
         if self.known_by_spot is not None:
             code = torch.where(self.keep_at[step], self.known_at[step], code)
         code = code[:, 0]
         self.codes_at[step].copy_(code)
         self.first_right_of[step].add_(weights.horizontal_table.index_select(0, code))
-        self.inputs_left.copy_(self.inputs)
 
     def _keep_codes(self) -> None:
         self.map.index_copy_(0, self.target, self.codes.view(-1, self.batch))
@@ -379,16 +391,34 @@ class CachedSampler:
         return graph.replay
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch with this many threads: waking others for a small product costs more than the product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _gated(gate: Tensor, content: Tensor, opening: Tensor, out: Tensor) -> None:
+    """Minus tanh(a) sigmoid(b) of a gate that holds 2a and b, `[..., 2C]` -> `[..., C]`; its halves are passed as views."""
+    gate.sigmoid_()
+    torch.addcmul(opening, content, opening, value=-2, out=out)
+
+
 def _by_spot(values: Tensor) -> Tensor:
     """`[B, h, w]` -> `[h * w, B]`."""
     return values.flatten(1).t().contiguous()
 
 
 class SamplerWeights:
-    """The prior's weights, multiplied out for `CachedSampler` (in float64, kept in the prior's own precision).
+    """The prior's weights, prepared for `CachedSampler` (in float64, kept in the prior's own precision).
 
-    A gate's second half is scaled by a half, and features by two, as sigmoid(x) = (1 + tanh(x / 2)) / 2: with t the tanh of a
-    scaled gate, tanh(a) sigmoid(b) = (t_a + t_a t_b) / 2. Matrices are laid out to be multiplied from the right: `[in, out]`.
+    A gate's first half is scaled by two and features change their sign: with s its sigmoids, tanh(a) sigmoid(b) =
+    2 s_a s_b - s_b. What the horizontal layers hand on is kept without their biases, which are added to the gates instead.
+    Matrices are laid out to be multiplied from the right: `[in, out]`.
     """
 
     def __init__(self, prior: nn.Module, conditions: list[Tensor | None], location: Tensor):
@@ -400,7 +430,7 @@ class SamplerWeights:
         keep = partial(torch.Tensor.to, dtype=location.dtype)
         c = self.channels
         scale = torch.ones(2 * c, dtype=torch.float64, device=location.device)
-        scale[c:] = 0.5
+        scale[:c] = 2
 
         embedding = prior.embedding.weight.double()
         kernel = first.vertical.weight.double() * scale[:, None, None, None]  # [2C, C, rows, columns]
@@ -413,9 +443,7 @@ class SamplerWeights:
         self.horizontal_table = keep(torch.einsum("kc,ocx->kxo", embedding, kernel.flip(2)).contiguous())
 
         self.vertical_kernels = [
-            keep(
-                (layer.vertical.weight.double() * scale[:, None, None, None] / 2).permute(2, 3, 1, 0).reshape(6 * c, -1)
-            )
+            keep((layer.vertical.weight.double() * -scale[:, None, None, None]).permute(2, 3, 1, 0).reshape(6 * c, -1))
             for layer in later
         ]
         across = torch.stack([_matrix(layer.vertical_to_horizontal) * scale / scale[:, None] for layer in prior.layers])
@@ -429,27 +457,20 @@ class SamplerWeights:
         own = [layer.vertical_to_horizontal.bias.double() + layer.horizontal.bias.double() for layer in prior.layers]
         # the horizontal stack sees the vertical gates without their condition
         gate_bias = torch.stack(own)[:, None] * scale + horizontal - vertical @ across
-        out_bias = torch.stack([layer.out.bias.double() for layer in prior.layers])
-        self.out_bias = keep(out_bias)
-
-        outs = [_matrix(layer.out) / 2 for layer in prior.layers]  # [C, C]
-        left = [layer.horizontal.weight.double()[:, :, 0, 0].t() * scale for layer in later]  # [C, 2C]
-        here = [layer.horizontal.weight.double()[:, :, 0, 1].t() * scale for layer in later]
-        identity = torch.eye(c, dtype=torch.float64, device=location.device)
-        self.products = [  # [3C, 3C]: gated features, input and input at the left -> the next layer's gate and its input
-            keep(torch.cat([torch.cat([out @ now, now, before]), torch.cat([out, identity, 0 * out])], dim=1))
-            for out, now, before in zip(outs, here, left)
-        ]
-        self.last = keep(torch.cat([outs[-1], identity]))
-        for index, matrix in enumerate(here):  # the last layer's bias reaches the next gate
-            gate_bias[index + 1] += out_bias[index] @ matrix
+        kernels = [layer.horizontal.weight.double()[:, :, 0].permute(2, 1, 0) * scale for layer in later]
+        left, here = torch.stack(kernels, dim=1) if kernels else scale.new_zeros(2, 0, c, 2 * c)
+        self.outs = keep(torch.stack([-_matrix(layer.out) for layer in prior.layers]))  # [L, C, C]
+        self.left, self.here = keep(left), keep(here)  # [L - 1, C, 2C]
+        bias = torch.stack([layer.out.bias.double() for layer in prior.layers]).cumsum(0)[:, None]  # [L, 1, C]
+        gate_bias[1:] += bias[:-1] @ (left + here)
         self.horizontal_bias = keep(gate_bias)  # [L, B or 1, 2C]
-        places = location.double().permute(1, 2, 0)  # [h, w, C]
-        self.location = keep(places.flatten(0, 1))  # by spot
-        self.location_gate = keep((places @ here[0]).flatten(0, 1)) if here else None
+        self.no_input = keep(-bias[:-1])  # beyond the left edge of the map
+        self.head_bias = keep(bias[-1, 0])
+        self.location = keep(location.double().permute(1, 2, 0).flatten(0, 1))  # [h * w, C]
 
     def head(self, features: Tensor) -> Tensor:
-        """The prior's head at single places: `[B, C]` -> `[B, K]` logits."""
+        """The prior's head at single places: `[B, C]`, what the last layer hands on, -> `[B, K]` logits."""
+        features = features + self.head_bias
         for activation, (bias, matrix) in zip(self.head_activations, self.head_matrices):
             features = torch.addmm(bias, activation.forward(features), matrix)
         return features
