@@ -170,10 +170,9 @@ class GatedPixelCNN(nn.Module):
         conditions: Mapping[str, Tensor] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Draw code maps, code by code in raster order.
+        """Draw code maps, code by code.
 
-        The vertical stack is computed once a row and the horizontal stack once a code, from what each layer
-        remembers; the result is the one that running `forward` anew for each code gives.
+        Nothing is computed twice (`sampler.py`); the result is the one that running `forward` anew for each code gives.
 
         To complete partly known maps, give `codes` and `keep`: known codes stay where they stand and condition all that are drawn
         after them, below and to the right.

@@ -209,8 +209,9 @@ class CachedSampler:
         self.noise_by_spot = _by_spot(as_noise(noise, location.dtype)).to(device)
         self.known_by_spot = None if known is None else [_by_spot(part).to(device) for part in known]
         # where this block reads and writes
-        self.here, self.target, self.spot = (table[0].to(device) for table in (tables.here, tables.target, tables.spot))
-        self.covered = tables.covered[0].to(device)
+        self.here, self.target, self.spot, self.covered = (
+            table[0].clone().to(device) for table in (tables.here, tables.target, tables.spot, tables.covered)
+        )
         self.around = self._around(0)
         self.goes_on = new(rows, 1)
         # codes by place, and the vertical stack by place: its gates, condition included [2C], and its features [C]
