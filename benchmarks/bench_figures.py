@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FormatStrFormatter
 
+REFERENCE = "#7f7f7f"
 STYLES = {
     "ours_brief": ("oasis-vqvae, brief", "#ff9896", "o"),
     "ours_float32": ("oasis-vqvae, brief, float32", "#ffbb78", "o"),
     "ours": ("oasis-vqvae", "#d62728", "s"),
     "monai": ("MONAI VQVAE", "#1f77b4", "^"),
-    "reference": ("reference network", "#7f7f7f", "v"),
+    "reference": ("reference network", REFERENCE, "v"),
 }
+PLAIN = FormatStrFormatter("%g")
 
 
 def curves(contenders: dict[str, list[dict[str, float]]], target: float, path: Path) -> None:
@@ -22,8 +25,9 @@ def curves(contenders: dict[str, list[dict[str, float]]], target: float, path: P
         label, colour, marker = STYLES[name]
         minutes, values = [p["seconds"] / 60 for p in curve], [p["ssim"] for p in curve]
         axes.plot(minutes, values, marker=marker, color=colour, label=label, markersize=5)
-    axes.axhline(target, color="black", linestyle=":", label=f"the reference's published SSIM, {target}")
-    axes.set(xlabel="minutes of training", ylabel="SSIM, whole validation slices", xscale="log", ylim=(0.4, 1))
+    axes.axhline(target, color="black", linestyle=":", label=f"the student project, as published: {target}")
+    axes.set(xlabel="minutes of training", ylabel="SSIM, whole validation slices", xscale="log", ylim=(0, 1))
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
@@ -31,9 +35,13 @@ def curves(contenders: dict[str, list[dict[str, float]]], target: float, path: P
 
 
 def rate_distortion(
-    rates: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]], path: Path
+    rates: Sequence[dict[str, Any]],
+    runs: Sequence[dict[str, Any]],
+    peers: Sequence[dict[str, Any]],
+    target: float,
+    path: Path,
 ) -> None:
-    """SSIM by bits a slice: trainings of equal length joined by a line, longer runs and peers as points."""
+    """SSIM by bits a slice: trainings of equal length joined by a line, longer runs, peers and the published SSIM as points."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     lengths = sorted({rate["slices_seen"] for rate in rates})
     for rank, seen in enumerate(lengths):
@@ -42,13 +50,20 @@ def rate_distortion(
         axes.plot(*_bits_and_ssim(group), marker="o", color=colour, label=f"oasis-vqvae, {seen:,} slices seen")
     if runs:
         axes.plot(*_bits_and_ssim(runs), "*", color="black", markersize=10, label="oasis-vqvae, longer (see the table)")
-    for peer, marker in zip(peers, "^vDs"):
-        axes.plot(peer["bits"], peer["ssim"], marker, color="#1f77b4", markersize=9, label=peer["name"])
-    for downsample, bits in sorted({(run["downsample"], run["bits_per_slice_fixed"]) for run in (*rates, *runs)}):
-        axes.annotate(f"f={downsample}", (bits, 1), (0, -12), textcoords="offset points", ha="center")
-    axes.set(xlabel="bits a slice (9 a code)", ylabel="SSIM, whole validation slices", xscale="log", ylim=(None, 1))
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower right")
+    axes.plot(36864, target, "D", color=REFERENCE, markersize=8, label=f"the student project, as published: {target}")
+    lowest = min([run["ssim"] for run in (*rates, *runs)] + [target]) - 0.02
+    for peer, marker in zip(peers, "^vXPs"):
+        shown = max(peer["ssim"], lowest + 0.004)
+        below = "" if shown == peer["ssim"] else " (below)"
+        label = f"{peer['name']}: {peer['ssim']:.2f}{below}"
+        axes.plot(peer["bits"], shown, marker, color="#1f77b4", markersize=9, label=label)
+    sizes = sorted({(run["bits_per_slice_fixed"], run["downsample"]) for run in (*rates, *runs)})
+    axes.set(xlabel="bits a slice (9 a code)", ylabel="SSIM, whole validation slices", xscale="log", ylim=(lowest, 1))
+    axes.set_xticks([*(bits for bits, _ in sizes), 36864])
+    axes.set_xticklabels([*(f"{bits:,.0f}\nf={f}" for bits, f in sizes), "36,864\n64x64 codes"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", bbox_to_anchor=(0.93, 0), fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 

@@ -487,7 +487,7 @@ def write_report(settings: Settings, results: Results) -> None:
     rates = [rate | {"minutes": rate["seconds"] / 60} for rate in values.get("rates", {}).values()]
     if runs or rates:
         text.append(runs_table(rates + runs))
-        bench_figures.rate_distortion(rates, runs, peer_points(trainings), folder / "rate_distortion.png")
+        bench_figures.rate_distortion(rates, runs, peer_points(trainings), TARGET_SSIM, folder / "rate_distortion.png")
     (folder / "report.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text), flush=True)
 
