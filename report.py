@@ -12,9 +12,14 @@ ROWS = (  # key in scores.json, how it is called, format
     ("ssim_frame", "SSIM, content frame", ".4f"),
     ("psnr", "PSNR, whole slice (dB)", ".2f"),
     ("psnr_frame", "PSNR, content frame (dB)", ".2f"),
+    ("ssim_foreground", "SSIM, foreground", ".4f"),
+    ("psnr_foreground", "PSNR, foreground (dB)", ".2f"),
+    ("mae", "mean absolute error, whole slice", ".4f"),
+    ("mae_foreground", "mean absolute error, foreground", ".4f"),
     ("sharpness", "sharpness: fine power, decoded / real", ".3f"),
     ("codes_used", "codes used", "d"),
     ("perplexity", "perplexity of the codes", ".1f"),
+    ("entropy", "bits per code, entropy of all codes", ".3f"),
     ("codes_per_slice", "codes per slice", "d"),
     ("bits_per_slice_fixed", "bits per slice, uncompressed codes", ".0f"),
     ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
@@ -44,7 +49,7 @@ def table(scores: dict[str, dict[str, float]]) -> str:
     lines = [("", *names), ("---", *("---:" for _ in names))]
     for key, title, form in ROWS:
         if any(key in scores[name] for name in names):
-            lines.append((title, *(format(scores[name][key], form) if key in scores[name] else "" for name in names)))
+            lines.append((title, *(_cell(scores[name], key, form) for name in names)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     return "\n".join(
         "| "
@@ -54,6 +59,14 @@ def table(scores: dict[str, dict[str, float]]) -> str:
         + " |"
         for line in lines
     )
+
+
+def _cell(scores: dict[str, float], key: str, form: str) -> str:
+    """A score, with its interval where it has one."""
+    if key not in scores:
+        return ""
+    interval = [format(scores[f"{key}_{end}"], form) for end in ("low", "high") if f"{key}_{end}" in scores]
+    return format(scores[key], form) + (f" [{', '.join(interval)}]" if interval else "")
 
 
 def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, float]]) -> None:
@@ -78,7 +91,8 @@ Data: {data["title"]}. {splits}.
 
 {table(scores)}
 
-Every score is over all slices of the split. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
+Every score is over all slices of the split; in brackets its 95 % interval, by resampling subjects. The foreground is
+what is brighter than air in the real slice. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
 published figures, and on the content frame, because flat background flatters. Sharpness is the
 reconstructions' power between a quarter and half of the sampling frequency as a share of the slices'. Bits are per code or slice;
 uncompressed codes cost log2 K bits each.
