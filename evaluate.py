@@ -2,18 +2,21 @@
 
     python evaluate.py                                       # the newest run, on its own data
     python evaluate.py --run runs/mine --data data/keras_png_slices_data --split validate
+    python evaluate.py --run runs/mine --quick               # fewer samples, fewer comparisons
 
-Prints the table of scores and writes it to scores_<split>.json in the run folder.
+Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew. `evaluation.py` says
+what each key of scores.json means.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import report
 from cli import flag, parse_flags, require, run_main
 from dataset import SPLITS, Dataset, load_cohort, load_folder
-from scoring import score_split
+from evaluation import FULL, QUICK, Case, evaluate_split
 from utils import Progress, Run, load_run, newest_run, read_codes, resolve_device, write_json
 
 
@@ -26,13 +29,19 @@ class Settings:
     split: str | None = flag(
         None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
     )
-    out: str | None = flag(None, "File for the scores; scores_<split>.json in the run folder where it is not given.")
+    samples: int | None = flag(
+        None, f"Slices to draw for realism and copies; {FULL.samples}, with --quick {QUICK.samples}."
+    )
+    quick: bool = flag(False, "Fewer samples and comparisons: the scores of samples are rough.")
+    seed: int = flag(0, "Seed of everything random.")
+    out: str | None = flag(None, "File for the scores alone, instead of the run folder's scores.json and report.md.")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
     cache: str = flag(".cache", "Folder for decoded slices.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
+    require(settings.samples is None or settings.samples >= 2, f"--samples is {settings.samples}; expected at least 2")
     folder = Path(settings.run) if settings.run else newest_run()
     run = load_run(folder, resolve_device(settings.device))
     data = load_data(settings, run)
@@ -46,9 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"but the run was trained on {expected[0]}x{expected[1]}",
     )
     print(f"run {folder}, trained on {run.config['data']['title']}; scoring {name} of {data.title}", flush=True)
-    scores = {name: score_split(run.vqvae, run.prior, split, run.frame, read_codes(folder).get("train"), name)}
+    effort = QUICK if settings.quick else FULL
+    effort = replace(effort, samples=settings.samples or effort.samples)
+    case = Case(run, data, name, read_codes(folder), effort, settings.seed, folder / "images")
+    scores = {name: evaluate_split(case)}
     print(report.table(scores))
-    write_json(Path(settings.out) if settings.out else folder / f"scores_{name}.json", scores)
+    print(report.of_samples(scores[name]))
+    if settings.out:
+        write_json(Path(settings.out), scores)
+    else:
+        path = folder / "scores.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, known | scores)
+        report.write(folder, run.config, known | scores)
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from PIL import Image
 
 CODE_COLOURS = "viridis"  # perceptually even
@@ -200,6 +200,45 @@ def code_ranks(codebook: np.ndarray) -> np.ndarray:
     axis = np.linalg.svd(centred, full_matrices=False)[2][0]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])  # the sign of a singular vector is arbitrary
     return (centred @ axis).argsort(kind="stable").argsort(kind="stable")
+
+
+def by_slice(
+    numbers: np.ndarray, titles: dict[str, str], values: dict[str, Sequence[float]], path: Path, title: str
+) -> None:
+    """A curve over slice numbers for each kind of value. titles: of the axes, by the names in `values`."""
+    figure, axes = plt.subplots(1, len(values), figsize=(4.2 * len(values), 3.2), squeeze=False, layout="constrained")
+    for axis, (name, each) in zip(axes[0], values.items()):
+        axis.plot(numbers, each, color=VALIDATION, marker=_marker(numbers))
+        axis.set(xlabel="slice number", ylabel=titles[name])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    _headline(figure, title)
+    _save(figure, path)
+
+
+def bits_by_place(bits: np.ndarray, path: Path, title: str) -> None:
+    """A map of `[h, w]` bits."""
+    figure, axis = plt.subplots(figsize=(5.5, 5.5 * bits.shape[0] / bits.shape[1]), layout="constrained")
+    drawn = axis.imshow(bits, cmap=CODE_COLOURS, vmin=0)
+    axis.axis("off")
+    figure.colorbar(drawn, ax=axis, label="bits per code", shrink=0.8)
+    _headline(figure, title)
+    _save(figure, path)
+
+
+def realism(values: dict[str, tuple[float, float]], path: Path, title: str) -> None:
+    """Scores over their floors, one bar each. values: name -> (score, floor)."""
+    names = list(values)
+    ratios = [score / max(floor, 1e-12) for score, floor in values.values()]
+    figure, axis = plt.subplots(figsize=(7, 0.34 * len(names) + 1.2), layout="constrained")
+    axis.barh(names[::-1], ratios[::-1], color=VALIDATION, height=0.6)
+    axis.axvline(1, color="black", linestyle=":", label="real slices from other real slices")
+    axis.set(xscale="log", xlabel="times as far apart as real slices are from each other")
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.grid(alpha=0.3, axis="x")
+    axis.legend(fontsize=8, loc="lower right")
+    _headline(figure, title)
+    _save(figure, path)
 
 
 def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: str, columns: Sequence[str]) -> None:

@@ -122,6 +122,11 @@ class CodeUsage:
         return 2**self.entropy
 
 
+def code_lengths(logits: Tensor, codes: Tensor) -> Tensor:
+    """Length of each code: `[B, K, h, w]` logits, `[B, h, w]` codes -> `[B, h, w]` bits."""
+    return F.cross_entropy(logits.float(), codes, reduction="none") / math.log(2)
+
+
 def bits_per_code(logits: Tensor, codes: Tensor) -> Tensor:
     """Mean code length of each map: `[B, K, h, w]` logits, `[B, h, w]` codes -> `[B]` bits."""
-    return F.cross_entropy(logits.float(), codes, reduction="none").mean((1, 2)) / math.log(2)
+    return code_lengths(logits, codes).mean((1, 2))

@@ -24,6 +24,9 @@ ROWS = (  # key in scores.json, how it is called, format
     ("bits_per_slice_fixed", "bits per slice, uncompressed codes", ".0f"),
     ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
     ("bits_per_code", "bits per code, prior", ".3f"),
+    ("bits_per_code_train", "bits per code, prior, on training maps", ".3f"),
+    ("bits_per_code_zlib", "bits per code, zlib", ".3f"),
+    ("bits_per_code_lzma", "bits per code, lzma", ".3f"),
     ("bits_per_slice", "bits per slice, prior", ".0f"),
 )
 PICTURES = (
@@ -39,12 +42,18 @@ PICTURES = (
     ("generated_imgs2.png", "Decoded"),
     ("codes_and_slices.png", "Code maps beside the slices they decode to"),
     ("real_and_generated.png", "Real, reconstructed and generated slices of the same positions"),
+    ("scores_by_slice.png", "Scores by slice number"),
+    ("worst_reconstructions.png", "The worst reconstructions"),
+    ("codebook.png", "The codes, each decoded alone"),
+    ("bits_by_place.png", "Where the bits are"),
+    ("realism.png", "How far samples are from real slices"),
+    ("closest_training_slices.png", "The samples nearest to training slices"),
     ("architecture.png", "Architecture"),
 )
 
 
-def table(scores: dict[str, dict[str, float]]) -> str:
-    """A Markdown table, a column a split, that also reads well on a terminal. `scores`: of each split, from `score_split`."""
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, a column a split, that also reads well on a terminal. `scores`: of each split, as in `scores.json`."""
     names = list(scores)
     lines = [("", *names), ("---", *("---:" for _ in names))]
     for key, title, form in ROWS:
@@ -69,9 +78,29 @@ def _cell(scores: dict[str, float], key: str, form: str) -> str:
     return format(scores[key], form) + (f" [{', '.join(interval)}]" if interval else "")
 
 
-def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, float]]) -> None:
+def of_samples(scores: dict[str, Any]) -> str:
+    """What a split's scores say of samples, as Markdown: realism, copies and what was left out."""
+    parts = []
+    if "realism" in scores:
+        rows = [
+            f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / max(value['floor'], 1e-12):.1f} |"
+            for name, value in scores["realism"].items()
+        ]
+        head = f"| distance from real slices, {scores['samples']} samples | score | real from real | ratio |\n|---|--:|--:|--:|"
+        parts.append("\n".join([head, *rows]))
+    if "copies" in scores:
+        copies = scores["copies"]
+        parts.append(
+            f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
+            "than 99 % of held-out slices are, in pixels and in codes."
+        )
+    parts += [f"Note: {note}." for note in scores.get("notes", [])]
+    return "\n\n".join(parts)
+
+
+def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
     """Write `report.md`: data, scores, pictures, settings."""
-    data = config["data"]
+    data, told = config["data"], {name: of_samples(values) for name, values in scores.items()}
     splits = ", ".join(
         f"{name} {split['slices']} slices of {split['subjects']} subjects" for name, split in data["splits"].items()
     )
@@ -80,6 +109,7 @@ def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, floa
     pictures = "\n\n".join(
         f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES if (folder / "images" / name).exists()
     )
+    samples = "".join(f"### Samples beside the {name} split\n\n{text}\n\n" for name, text in told.items() if text)
     notes = "".join(f"\nNote: {note}.\n" for note in data["notes"])
     write_text(
         folder / "report.md",
@@ -91,6 +121,7 @@ Data: {data["title"]}. {splits}.
 
 {table(scores)}
 
+{samples}
 Every score is over all slices of the split; in brackets its 95 % interval, by resampling subjects. The foreground is
 what is brighter than air in the real slice. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
 published figures, and on the content frame, because flat background flatters. Sharpness is the

@@ -17,17 +17,23 @@ BATCH = 64  # maps drawn at a time
 
 @dataclass(frozen=True)
 class Samples:
-    """Drawn slices: `codes` `[N, h, w]` int64, `images` `[N, H, W]` float in 0..1, `labels` a short name each."""
+    """Drawn slices: `codes` `[N, h, w]` int64, `images` `[N, H, W]` float in 0..1, `numbers` `[N]` slice numbers or None."""
 
     codes: Tensor
     images: Tensor
-    labels: list[str]
+    numbers: np.ndarray | None
+
+    @property
+    def labels(self) -> list[str]:
+        """A short name each."""
+        return [""] * len(self) if self.numbers is None else [f"slice {number}" for number in self.numbers]
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def first(self, count: int) -> "Samples":
-        return Samples(self.codes[:count], self.images[:count], self.labels[:count])
+        numbers = None if self.numbers is None else self.numbers[:count]
+        return Samples(self.codes[:count], self.images[:count], numbers)
 
 
 def spread_numbers(count: int, slices: int) -> np.ndarray:
@@ -89,7 +95,7 @@ def draw_samples(
             parts.append(part.cpu())
     drawn = torch.cat(parts)
     images = decode(run.vqvae, drawn, run.frame)[:, 0]
-    return Samples(drawn, images, [""] * count if numbers is None else [f"slice {number}" for number in numbers])
+    return Samples(drawn, images, numbers)
 
 
 def map_size(run: Run) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from metrics import (
     FOREGROUND,
     PERFECT_PSNR,
     CodeUsage,
-    bits_per_code,
     bootstrap_interval,
+    code_lengths,
     fine_power,
     mae,
     psnr,
@@ -61,7 +61,8 @@ def reconstructions(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> 
 
 def mean_ssim(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> float:
     """SSIM of the reconstructions on whole slices."""
-    return _mean([ssim(decoded, images) for images, decoded in reconstructions(model, split, codes, frame)])
+    values = [ssim(decoded, images) for images, decoded in reconstructions(model, split, codes, frame)]
+    return float(torch.cat(values).double().mean())
 
 
 def slice_scores(
@@ -164,14 +165,21 @@ def codes_summary(codes: Tensor, num_codes: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
-    """Bits per code of `[N, h, w]` code maps under the prior, in float32."""
+def code_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None, title: str | None = None) -> Tensor:
+    """Bits of each code of `[N, h, w]` code maps under the prior, `[N, h, w]`, in float32."""
     device, values = prior.embedding.weight.device, []
-    for start in range(0, len(codes), BATCH):
-        batch = codes[start : start + BATCH].long().to(device)
-        position = position_batch(positions, np.arange(start, start + len(batch)), device)
-        values.append(bits_per_code(prior(batch, position), batch).cpu())
-    return _mean(values)
+    with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
+        for start in range(0, len(codes), BATCH):
+            batch = codes[start : start + BATCH].long().to(device)
+            position = position_batch(positions, np.arange(start, start + len(batch)), device)
+            values.append(code_lengths(prior(batch, position), batch).cpu())
+            progress.update(len(batch))
+    return torch.cat(values)
+
+
+def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
+    """Bits per code of `[N, h, w]` code maps under the prior."""
+    return float(code_bits(prior, codes, positions).double().mean())
 
 
 def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
@@ -184,7 +192,3 @@ def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
 def position_batch(positions: np.ndarray | None, indices: np.ndarray, device: torch.device) -> Tensor | None:
     """Slice positions `[B]` of a batch on the device, or None where the data has none."""
     return None if positions is None else torch.from_numpy(positions[indices]).to(device)
-
-
-def _mean(values: list[Tensor]) -> float:
-    return float(torch.cat(values).double().mean())

@@ -26,6 +26,7 @@ import figures
 import report
 from cli import flag, parse_flags, require, run_main
 from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
+from evaluation import QUICK, Case, evaluate_split
 from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
@@ -432,13 +433,15 @@ def score_and_report(job: Job, done: list[str]) -> None:
     run = load_run(job.folder, job.device)
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
     train_codes = job.codes()["train"]
-    scores = {
-        name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name)
-        for name in held_out
+    first, *others = held_out
+    case = Case(run, job.data, first, job.codes(), QUICK, job.settings.seed, job.pictures)
+    scores = {first: evaluate_split(case)} | {
+        name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name) for name in others
     }
     write_json(job.folder / "scores.json", scores)
     report.write(job.folder, run.config, scores)
     print(report.table(scores))
+    print(report.of_samples(scores[first]))
     print(
         f"{(time.monotonic() - job.started) / 60:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}"
     )

@@ -566,7 +566,7 @@ def codes_table(table: dict[str, dict[str, Any]]) -> str:
 def run_point(folder: Path) -> dict[str, Any]:
     """Bits, SSIM and training time of a run that `evaluate.py --split validate` has scored."""
     config = read_config(folder)
-    scores = json.loads((folder / "scores_validate.json").read_text())["validate"]
+    scores = json.loads((folder / "scores.json").read_text())["validate"]
     records = [record for record in read_metrics(folder) if record["stage"] == "vqvae"]
     return {
         "name": folder.name,

@@ -1,6 +1,7 @@
 """The three command lines, end to end on small slices."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,11 @@ PICTURES = {
     "architecture.png",
     "codes_and_slices.png",
     "real_and_generated.png",
+    "scores_by_slice.png",
+    "worst_reconstructions.png",
+    "codebook.png",
+    "bits_by_place.png",
+    "closest_training_slices.png",
 }
 
 
@@ -119,10 +125,31 @@ def test_run_folder_is_complete(trained):
 @pytest.mark.parametrize("split", ["validate", "test"])
 def test_evaluate_reprints_the_runs_scores(trained, split, capsys):
     run, data, _ = trained
-    evaluate.main(["--run", str(run), "--data", str(data), "--split", split, "--out", "again.json"])
-    again = json.loads(Path("again.json").read_text())
-    assert again[split] == json.loads((run / "scores.json").read_text())[split]
+    evaluate.main(["--run", str(run), "--data", str(data), "--split", split, "--quick", "--out", "again.json"])
+    again, before = (json.loads(path.read_text()) for path in (Path("again.json"), run / "scores.json"))
+    assert before[split].items() <= again[split].items() if split == "validate" else before[split] == again[split]
     assert f"Average SSIM on {split} dataset: {again[split]['ssim']:.4f}" in capsys.readouterr().out
+    assert again[split]["copies"]["listed"] <= again[split]["samples"] == 64
+    assert again[split]["generalisation_gap"] == pytest.approx(
+        again[split]["bits_per_code"] - again[split]["bits_per_code_train"]
+    )
+    assert len(again[split]["by_slice"]["number"]) == 4
+
+
+def test_evaluate_adds_realism_to_the_run_where_there_are_subjects_enough(trained, tmp_path, capsys):
+    run, _, _ = trained
+    shutil.copytree(run, tmp_path / "run")
+    draw_slices(tmp_path / "more", "validate", range(20, 26))
+    draw_slices(tmp_path / "more", "train", range(1))
+    flags = ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "more"), "--split", "validate", "--quick"]
+    evaluate.main([*flags, "--samples", "24", "--out", "first.json"])
+    evaluate.main([*flags, "--samples", "24"])
+    first, second = (json.loads(path.read_text()) for path in (Path("first.json"), tmp_path / "run" / "scores.json"))
+    assert first["validate"] == second["validate"] and set(second) == {"test", "validate"}
+    assert {"swd_0", "variety", "symmetry", "classifier"} <= first["validate"]["realism"].keys()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "images/realism.png" in report and "| classifier |" in report
+    assert "| classifier |" in capsys.readouterr().out
 
 
 def test_generate_writes_grids_and_slices(trained):

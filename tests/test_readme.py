@@ -17,7 +17,7 @@ PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py":
 SMALL = {
     "train.py": ["--epoch", "1", "--epoch_prior", "1", "--k", "16", "--d", "8"],
     "generate.py": ["--n", "4"],
-    "evaluate.py": [],
+    "evaluate.py": ["--quick", "--samples", "4"],
 }
 
 

@@ -1,0 +1,303 @@
+"""What a careful reviewer asks of a run, answered for one split, with pictures.
+
+    scores = evaluate_split(Case(run, data, "validate", codes, FULL, seed=0, pictures=Path("runs/mine/images")))
+
+Keys of the scores (a split's entry in `scores.json`); rates are in bits, intensities in 0..1 unless said:
+
+- slices, subjects; ssim, psnr (dB), mae, each also with _frame and _foreground and with the ends of its 95 % interval as _low
+  and _high; sharpness: `scoring.reconstruction_summary`.
+- codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `scoring.codes_summary`.
+- by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
+- bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
+- bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by place. bits_per_code_zlib, bits_per_code_lzma: the
+  code maps as bytes through a general compressor.
+- samples, seed: what was drawn for the following. realism: name -> {score, floor}, `realism.realism`.
+- copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
+  slices, in pixels and in codes; threshold_pixels, threshold_codes: those distances; closest: the nearest pairs as sample, train
+  (the file's name, null where the data does not hold it), mirrored, distance_pixels, distance_codes.
+- notes: what was left out, and why.
+"""
+
+import lzma
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import figures
+from dataset import Dataset, Split, spread_over
+from memorisation import Audit, Slices, audit_copies
+from metrics import CodeUsage
+from realism import SliceSet, realism
+from sampling import Samples, draw_samples, spread_numbers
+from scoring import (
+    code_bits,
+    codes_summary,
+    decode,
+    encode_split,
+    marginal_bits,
+    reconstruction_summary,
+    slice_scores,
+)
+from utils import Progress, Run
+
+WORST, CLOSEST, CODES_SHOWN = 8, 8, 128
+SMALLEST_SIDE, FEWEST_SUBJECTS = 22, 4  # of slices and splits whose realism can be scored
+
+
+@dataclass(frozen=True)
+class Effort:
+    """samples: slices drawn. halvings: of the real subjects, `realism.realism`. train_maps: training maps scored by the prior."""
+
+    samples: int
+    halvings: int
+    train_maps: int
+
+
+FULL, QUICK = Effort(500, 4, 1024), Effort(64, 1, 128)
+
+
+@dataclass
+class Case:
+    """A run, the split it is scored on, and how.
+
+    codes: code maps of the run's splits and of the mirrored training slices, as far as they are known (`codes.safetensors`).
+    pictures: folder for the pictures. notes: what was left out, filled on the way.
+    """
+
+    run: Run
+    data: Dataset
+    name: str
+    codes: dict[str, Tensor]
+    effort: Effort
+    seed: int
+    pictures: Path
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def split(self) -> Split:
+        return self.data.splits[self.name]
+
+    @property
+    def training_split(self) -> Split | None:
+        """The slices that the codes of "train" are of, where the data holds them."""
+        split = self.data.splits.get("train")
+        return split if split is not None and len(split) == len(self.codes.get("train", ())) else None
+
+    @property
+    def num_codes(self) -> int:
+        return self.run.vqvae.quantizer.num_codes
+
+    @property
+    def trained_on(self) -> str:
+        return self.run.config["data"]["title"]
+
+
+def evaluate_split(case: Case) -> dict[str, Any]:
+    """All scores of the split, with their pictures; the keys are those of this module's docstring."""
+    codes = encode_split(case.run.vqvae, case.split, case.run.frame, f"encode {case.name}")
+    values = slice_scores(case.run.vqvae, case.split, codes, case.run.frame, case.name)
+    scores = reconstruction_summary(values, case.split.subjects) | codes_summary(codes, case.num_codes)
+    show_worst(case, codes, values["ssim_frame"])
+    show_codebook(case, codes)
+    if case.run.prior is not None:
+        scores |= score_prior(case, codes, values)
+        samples = draw(case)
+        scores |= {"samples": len(samples), "seed": case.seed}
+        scores |= score_realism(case, samples) | score_copies(case, samples, codes)
+    if case.split.numbers is not None:
+        scores["by_slice"] = by_slice(case, values)
+    return scores | {"notes": case.notes}
+
+
+# --------------------------------------------------------------------------- reconstruction and codes
+
+
+def by_slice(case: Case, values: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Means of some scores over the slices of each number."""
+    numbers = np.unique(case.split.numbers)
+    names = [name for name in ("ssim_frame", "psnr_frame", "bits_per_code") if name in values]
+    means = {name: [float(values[name][case.split.numbers == number].mean()) for number in numbers] for name in names}
+    figures.by_slice(
+        numbers,
+        {
+            "ssim_frame": "SSIM, content frame",
+            "psnr_frame": "PSNR, content frame (dB)",
+            "bits_per_code": "bits per code",
+        },
+        means,
+        case.pictures / "scores_by_slice.png",
+        f"Scores by slice number, {case.name} split of {case.data.title}",
+    )
+    return {"number": numbers.tolist()} | means
+
+
+def show_worst(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
+    """The slices that are reconstructed worst."""
+    worst = np.argsort(ssim_frame, kind="stable")[:WORST]
+    real = case.split.batch(worst)[:, 0].numpy()
+    decoded = decode(case.run.vqvae, codes[torch.from_numpy(worst)], case.run.frame)[:, 0].numpy()
+    figures.rows_of_slices(
+        [("real", real), ("reconstructed", decoded), ("difference x4", np.clip(4 * np.abs(real - decoded), 0, 1))],
+        case.pictures / "worst_reconstructions.png",
+        f"The worst reconstructions by SSIM, {case.name} split of {case.data.title}",
+        [f"{Path(case.split.names[i]).name.split('.')[0]}\nSSIM {ssim_frame[i]:.3f}" for i in worst],
+    )
+
+
+def show_codebook(case: Case, codes: Tensor) -> None:
+    """The codes that are used most, each decoded alone: a map of nothing but it, of which a patch in the middle is shown."""
+    usage, factor, side = CodeUsage.of(codes, case.num_codes), case.run.vqvae.downsample, 5
+    order = usage.counts.argsort(descending=True, stable=True)[:CODES_SHOWN]
+    device = case.run.vqvae.quantizer.codebook.device
+    images = case.run.vqvae.decode(order.to(device)[:, None, None].expand(-1, side, side)).cpu()
+    middle = slice(side // 2 * factor, (side // 2 + 1) * factor)
+    shares = usage.counts[order].double() / usage.counts.sum()
+    figures.slice_grid(
+        images[:, 0, middle, middle].numpy(),
+        case.pictures / "codebook.png",
+        f"The {len(order)} codes used most, each decoded alone, with their shares of the {case.name} split "
+        f"({case.data.title}; {usage.used} of {case.num_codes} used)",
+        [f"{100 * share:.2g} %" for share in shares.tolist()],
+        columns=16,
+    )
+
+
+# --------------------------------------------------------------------------- prior
+
+
+def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
+    bits = code_bits(case.run.prior, codes, case.split.positions, case.name)
+    values["bits_per_code"] = bits.double().mean((1, 2)).numpy()
+    figures.bits_by_place(
+        bits.mean(0).numpy(),
+        case.pictures / "bits_by_place.png",
+        f"Bits per code by place, {case.name} split of {case.data.title}",
+    )
+    mean = float(bits.double().mean())
+    scores = {
+        "bits_per_code": mean,
+        "bits_per_slice": mean * codes[0].numel(),
+        "bits_per_code_uniform": float(np.log2(case.num_codes)),
+        "bits_per_code_zlib": lossless_bits(codes, case.num_codes, lambda data: zlib.compress(data, 9)),
+        "bits_per_code_lzma": lossless_bits(codes, case.num_codes, lambda data: lzma.compress(data, preset=9)),
+    }
+    if "train" not in case.codes:
+        case.notes.append("the run has no codes of its training split: no positional marginal, no generalisation gap")
+        return scores
+    scores["bits_per_code_marginal"] = marginal_bits(case.codes["train"], codes, case.num_codes)
+    train = case.training_split
+    if case.name != "train" and train is not None:
+        some = spread_over(len(train), case.effort.train_maps)
+        positions = None if train.positions is None else train.positions[some]
+        on_train = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], positions, "train")
+        scores["bits_per_code_train"] = float(on_train.double().mean())
+        scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
+    return scores
+
+
+def lossless_bits(codes: Tensor, num_codes: int, compress: Callable[[bytes], bytes]) -> float:
+    """Bits per code of all maps, as bytes one after the other, through a general compressor."""
+    data = codes.numpy().astype(np.uint8 if num_codes <= 256 else np.uint16).tobytes()
+    return 8 * len(compress(data)) / codes.numel()
+
+
+# --------------------------------------------------------------------------- samples
+
+
+def draw(case: Case) -> Samples:
+    """Slices of all positions in turn."""
+    slices, count = case.run.config["data"]["slices_per_subject"], case.effort.samples
+    numbers = None if slices is None else spread_numbers(count, slices)
+    return draw_samples(case.run, numbers, count, seed=case.seed, title="samples")
+
+
+def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
+    """How real the samples are, `realism.realism`, beside what real slices are apart."""
+    frame, subjects = case.run.frame, len(set(case.split.subjects))
+    if subjects < FEWEST_SUBJECTS or min(frame.height, frame.width) < SMALLEST_SIDE:
+        case.notes.append(
+            f"realism is not scored: {subjects} subjects and a content frame of {frame.height}x{frame.width} pixels; "
+            f"it needs at least {FEWEST_SUBJECTS} subjects and {SMALLEST_SIDE} pixels a side"
+        )
+        return {}
+    numbers = None if samples.numbers is None or case.split.numbers is None else samples.numbers
+    real = case.split.batch(np.arange(len(case.split)), frame)[:, 0]
+    with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
+        found = realism(
+            SliceSet(frame.crop(samples.images), [f"sample {i}" for i in range(len(samples))], numbers),
+            SliceSet(real, case.split.subjects, None if numbers is None else case.split.numbers),
+            case.seed,
+            case.effort.halvings,
+            progress.update,
+        )
+    figures.realism(
+        {name: (value.score, value.floor) for name, value in found.items()},
+        case.pictures / "realism.png",
+        f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
+    )
+    return {"realism": {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}}
+
+
+def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
+    """How near samples come to training slices, beside how near held-out slices come."""
+    known = [case.codes[name].long() for name in ("train", "train_mirrored") if name in case.codes]
+    if not known or case.name == "train":
+        case.notes.append(
+            "copies are not looked for: no codes of the training split, or no held-out split to compare with"
+        )
+        return {}
+    train = Slices(_images(case, torch.cat(known)), torch.cat(known))
+    with Progress(len(samples) + len(codes), "copies", "slice") as progress:
+        audit = audit_copies(
+            Slices(case.run.frame.crop(samples.images), samples.codes),
+            Slices(_images(case, codes), codes.long()),
+            train,
+            progress.update,
+        )
+    closest = audit.closest(CLOSEST)
+    pairs = [_pair(case, audit, index, len(known[0])) for index in closest.tolist()]
+    nearest = audit.samples["pixels"].index[closest]
+    figures.rows_of_slices(
+        [
+            ("sample", case.run.frame.crop(samples.images[closest]).numpy()),
+            ("nearest training slice,\nreconstructed", train.images[nearest].float().numpy()),
+        ],
+        case.pictures / "closest_training_slices.png",
+        f"The samples nearest to training slices (trained on {case.trained_on})",
+        [f"pixels {pair['distance_pixels']:.3f}\ncodes {100 * pair['distance_codes']:.0f} %" for pair in pairs],
+    )
+    copies = {
+        "listed": int(audit.listed.sum()),
+        "share": float(audit.listed.double().mean()),
+        "threshold_pixels": audit.threshold["pixels"],
+        "threshold_codes": audit.threshold["codes"],
+        "closest": pairs,
+    }
+    return {"copies": copies}
+
+
+def _images(case: Case, codes: Tensor) -> Tensor:
+    """Decoded slices within the frame, `[N, h, w]` float16: the training split twice is large."""
+    parts = [
+        case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(256)
+    ]
+    return torch.cat(parts)
+
+
+def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, Any]:
+    place = int(audit.samples["pixels"].index[index])
+    train = case.training_split
+    return {
+        "sample": index,
+        "train": None if train is None else train.names[place % train_slices],
+        "mirrored": place >= train_slices,
+        "distance_pixels": float(audit.samples["pixels"].distance[index]),
+        "distance_codes": float(audit.samples["codes"].distance[index]),
+    }
