@@ -267,7 +267,7 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     figures.rows_of_slices(
         [
             ("sample", case.run.frame.crop(samples.images[closest]).numpy()),
-            ("nearest training slice,\nreconstructed", train.images[nearest].float().numpy()),
+            ("nearest in\ntraining", train.images[nearest].float().numpy()),
         ],
         case.pictures / "closest_training_slices.png",
         f"The samples nearest to training slices (trained on {case.trained_on})",

@@ -256,13 +256,13 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
     )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for (name, images), line in zip(rows, axes):
-        for image, axis, column in zip(images, line, columns):
+        for image, axis in zip(images, line):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if line is axes[0]:
-                axis.set_title(column, fontsize=7, pad=2)
         line[0].set_ylabel(name, fontsize=8)
+    for axis, column in zip(axes[0], columns):
+        axis.set_title(column, fontsize=7, pad=2)
     _headline(figure, title)
     _save(figure, path)
 
