@@ -264,15 +264,11 @@ class CachedSampler:
         )
 
     def _enter(self, block: int) -> None:
-        tables = self.tables
-        (
-            self.here.copy_(tables.here[block]),
-            self.target.copy_(tables.target[block]),
-            self.spot.copy_(tables.spot[block]),
-        )
-        self.covered.copy_(tables.covered[block])
+        """Read and write where this block does."""
+        for name in ("here", "target", "spot", "covered"):
+            getattr(self, name).copy_(getattr(self.tables, name)[block])
         self.around.copy_(self._around(block))
-        self.goes_on.copy_(tables.goes_on[block].repeat_interleave(self.batch)[:, None])
+        self.goes_on.copy_(self.tables.goes_on[block].repeat_interleave(self.batch)[:, None])
 
     def _around(self, block: int) -> Tensor:
         """`[L - 1, n * B * 6]`: in the features by place and batch."""
