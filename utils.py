@@ -7,9 +7,11 @@ import math
 import os
 import platform
 import random
+import shutil
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,25 +169,58 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save a nested dict of tensors and plain values; `load_checkpoint` reads it without running any pickle."""
+    """Save a nested dict of tensors and plain values; `load_checkpoint` reads it without running any pickle.
+
+    The checkpoint that was there is kept as `previous_checkpoint(path)`.
+    """
     with replacing(path) as temporary:
         torch.save(state, temporary)
+        if path.exists():
+            with replacing(previous_checkpoint(path)) as previous:
+                previous.unlink()
+                try:
+                    previous.hardlink_to(path)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(path, previous)
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Where the last checkpoint but one of `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote.
+    """Read what `save_checkpoint` wrote, or the one before where that is damaged, with a warning on stderr.
 
     Raises:
-        UserError: when the file is missing or is not such a checkpoint.
+        UserError: when the file is missing, or it and the one before are no such checkpoints.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _read_checkpoint(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no checkpoint there to resume from; start the run without --resume") from None
-    except Exception as error:  # torch.load raises many types on a damaged file, all of them meaning this
-        raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}); start again without --resume"
-        ) from None
+    except ValueError as damage:
+        try:
+            state = _read_checkpoint(previous_checkpoint(path))
+        except (FileNotFoundError, ValueError):
+            raise UserError(f"{path}: not a readable checkpoint ({damage}); start again without --resume") from None
+        print(f"warning: {path} is damaged ({damage}); going on from the one before", file=sys.stderr, flush=True)
+        return state
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises ValueError, with the reason, for a file that is cut short, altered (a checkpoint is a zip file with checksums) or no
+    checkpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+        if altered is not None:
+            raise ValueError(f"the checksum of {altered} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # zipfile and torch.load raise many types on a damaged file, all of them meaning this
+        raise ValueError(type(error).__name__) from None
 
 
 def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None) -> None:

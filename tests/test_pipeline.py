@@ -27,6 +27,7 @@ RUN_FILES = {
     "vqvae.safetensors",
     "prior.safetensors",
     "checkpoint.pt",
+    "checkpoint.previous.pt",
     "metrics.jsonl",
     "report.md",
     "scores.json",

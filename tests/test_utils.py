@@ -16,6 +16,7 @@ from utils import (
     load_checkpoint,
     load_model,
     newest_run,
+    previous_checkpoint,
     replacing,
     resolve_precision,
     save_checkpoint,
@@ -71,6 +72,24 @@ def test_foreign_weights_are_refused_before_memory_is_taken(tmp_path):
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(UserError, match="not weights of this toolkit"):
         load_model(path, VQVAE)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
+    path = tmp_path / "checkpoint.pt"
+    for epoch in (1, 2, 3):
+        save_checkpoint(path, {"place": {"epoch": epoch}, "tensor": torch.full((1000,), float(epoch))})
+    assert load_checkpoint(path)["place"]["epoch"] == 3 and capsys.readouterr().err == ""
+    whole = path.read_bytes()
+    middle = whole.index(torch.full((1000,), 3.0).numpy().tobytes()) + 2000
+    for damaged in (whole[: len(whole) // 2], whole[:middle] + b"?" + whole[middle + 1 :], b""):
+        path.write_bytes(damaged)
+        state = load_checkpoint(path)
+        assert state["place"]["epoch"] == 2 and (state["tensor"] == 2).all()
+        assert "damaged" in capsys.readouterr().err
+    previous_checkpoint(path).write_bytes(b"no checkpoint either")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        load_checkpoint(path)
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.pt", "checkpoint.previous.pt"}
 
 
 def test_checkpoints_never_run_a_pickle(tmp_path):
