@@ -545,10 +545,10 @@ def choices_table(table: dict[str, dict[str, Any]]) -> str:
     """(e) as Markdown."""
     rows = [
         f"| {name} | {row['ssim']:.4f} | {row['ssim'] - table['as it is']['ssim']:+.4f} | {row['sharpness']:.3f} | "
-        f"{row['codes_used']}; {row['perplexity']:.0f} | {row['seconds'] / table['as it is']['seconds']:.2f} |"
+        f"{row['codes_used']}; {row['perplexity']:.0f} |"
         for name, row in table.items()
     ]
-    head = "| | SSIM | change | sharpness | codes used; perplexity | time |\n|---|--:|--:|--:|--:|--:|"
+    head = "| | SSIM | change | sharpness | codes used; perplexity |\n|---|--:|--:|--:|--:|"
     return "\n".join([head, *rows])
 
 
