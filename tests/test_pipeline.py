@@ -18,6 +18,7 @@ import evaluate
 import generate
 import train
 import training
+from evaluation import Effort
 from training import read_metrics
 from utils import UserError, load_run
 
@@ -61,6 +62,13 @@ PICTURES = {
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)  # tiny maps: two threads would spend their time waiting for each other
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Small grids and few samples."""
+    monkeypatch.setattr(train, "SHOWN", 4)
+    monkeypatch.setattr(train, "QUICK", Effort(8, 1, 8))
 
 
 @pytest.fixture
@@ -295,7 +303,7 @@ def test_one_stage_can_be_run_anew(slices, without_pictures):
     assert [r["epoch"] for r in read_metrics(Path("run")) if r["stage"] == "prior"] == [1, 2]
 
 
-def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys):
+def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys, few_pictures):
     train.main([*SMALL, "--data", str(draw_slices(tmp_path / "a", "train", range(3))), "--out", "a"])
     printed = capsys.readouterr().out
     assert "note: no validate split" in printed and "note: no test split" in printed
@@ -314,7 +322,7 @@ def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys):
         (range(2), (33, 71), ["--downsample", "16"]),  # no multiple of anything
     ],
 )
-def test_unusual_shapes(tmp_path, slices_of, size, extra):
+def test_unusual_shapes(tmp_path, slices_of, size, extra, few_pictures):
     data = draw_slices(tmp_path / "data", "train", slices_of, slices=2, size=size)
     train.main([*SMALL, *extra, "--data", str(data), "--out", "run"])
     generate.main(["--run", "run", "--n", "3"])

@@ -103,16 +103,18 @@ def naive_sample(model, batch, height, width, draw, seed, position=None, codes=N
     return drawn
 
 
-@pytest.mark.parametrize("height, width", [*SIZES, (5, 23)])
-@pytest.mark.parametrize("conditioned", [False, True])
-@pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("order", ["by rows", "wavefront", "wavefront in blocks of 3"])
-def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers, order, monkeypatch):
-    if order == "by rows":
-        monkeypatch.setattr(Schedule, "fastest", lambda batch, height, width, *_: Schedule.by_rows(height, width))
-    else:
-        monkeypatch.setattr(sampler, "WAVEFRONT_BLOCK", 3 if "3" in order else 6)
-        monkeypatch.setattr(Schedule, "fastest", lambda batch, *size: Schedule.wavefront(*size))
+ORDERS = {
+    "by rows": lambda batch, height, width, *_: Schedule.by_rows(height, width),
+    "wavefront": lambda batch, *size: Schedule.wavefront(*size),
+}
+
+
+@pytest.mark.parametrize(
+    "layers, height, width, conditioned",
+    [(layers, *size, conditioned) for layers in (1, 2, 4) for size in SIZES for conditioned in (False, True)]
+    + [(4, 4, 23, True)],  # wide enough for several rows of a wavefront at a time
+)
+def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned, monkeypatch):
     model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
     known = torch.randint(0, 6, (3, height, width))
@@ -126,9 +128,12 @@ def test_cached_sampler_equals_the_naive_loop(height, width, conditioned, layers
         ({"temperature": 1.5, "top_k": 4, "top_p": 0.9}, {}),
     ):
         expected = naive_sample(model, 3, height, width, Draw(**draw), 3, position, **completion)
-        generator = torch.Generator().manual_seed(3)
-        sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
-        assert torch.equal(sampled, expected), (draw, completion)
+        for order, block in (("by rows", 0), ("wavefront", 6), ("wavefront", 3)):
+            monkeypatch.setattr(sampler, "WAVEFRONT_BLOCK", block)
+            monkeypatch.setattr(Schedule, "fastest", ORDERS[order])
+            generator = torch.Generator().manual_seed(3)
+            sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
+            assert torch.equal(sampled, expected), (draw, completion, order, block)
 
 
 def test_every_condition_takes_the_same_road():
