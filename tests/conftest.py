@@ -1,7 +1,10 @@
 """Small slices and small trained runs that the tests share."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: two threads would spend their time waiting for each other
 
 import numpy as np
 import pytest
