@@ -153,7 +153,7 @@ def show_worst(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
 def show_codebook(case: Case, codes: Tensor) -> None:
     """The codes that are used most, each decoded alone: a map of nothing but it, of which a patch in the middle is shown."""
     usage, factor, side = CodeUsage.of(codes, case.num_codes), case.run.vqvae.downsample, 5
-    order = usage.counts.argsort(descending=True, stable=True)[:CODES_SHOWN]
+    order = usage.counts.argsort(descending=True, stable=True)[: min(CODES_SHOWN, usage.used)]
     device = case.run.vqvae.quantizer.codebook.device
     images = case.run.vqvae.decode(order.to(device)[:, None, None].expand(-1, side, side)).cpu()
     middle = slice(side // 2 * factor, (side // 2 + 1) * factor)
