@@ -17,7 +17,17 @@ import report
 from cli import flag, parse_flags, require, run_main
 from dataset import SPLITS, Dataset, load_cohort, load_folder
 from evaluation import FULL, QUICK, Case, evaluate_split
-from utils import Progress, Run, load_run, newest_run, read_codes, resolve_device, write_json
+from utils import (
+    Progress,
+    Run,
+    decoder_to_use,
+    load_run,
+    newest_run,
+    read_codes,
+    resolve_device,
+    with_sharp_decoder,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,12 @@ class Settings:
         None, f"Slices to draw for realism and copies; {FULL.samples}, with --quick {QUICK.samples}."
     )
     quick: bool = flag(False, "Fewer samples and comparisons: the scores of samples are rough.")
+    decoder: str | None = flag(
+        None,
+        "Decoder that paints the samples: sharp where the run has one, else faithful, where it is not given. Reconstructions are "
+        "scored with the faithful one and beside it with the sharp one.",
+        ("faithful", "sharp"),
+    )
     seed: int = flag(0, "Seed of everything random.")
     out: str | None = flag(None, "File for the scores alone, instead of the run folder's scores.json and report.md.")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
@@ -57,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"run {folder}, trained on {run.config['data']['title']}; scoring {name} of {data.title}", flush=True)
     effort = QUICK if settings.quick else FULL
     effort = replace(effort, samples=settings.samples or effort.samples)
-    case = Case(run, data, name, read_codes(folder), effort, settings.seed, folder / "images")
+    sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
+    decoder = decoder_to_use(folder, settings.decoder)
+    case = Case(run, data, name, read_codes(folder), effort, settings.seed, folder / "images", sharp, decoder)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))

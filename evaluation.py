@@ -7,11 +7,13 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - slices, subjects; ssim, psnr (dB), mae, each also with _frame and _foreground and with the ends of its 95 % interval as _low
   and _high; sharpness: `scoring.reconstruction_summary`.
 - codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `scoring.codes_summary`.
+- decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
 - bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by place. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
-- samples, seed: what was drawn for the following. realism: name -> {score, floor}, `realism.realism`.
+- samples, seed, decoder: what was drawn for the following, and what painted it. realism: name -> {score, floor},
+  `realism.realism`.
 - copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
   slices, in pixels and in codes; threshold_pixels, threshold_codes: those distances; closest: the nearest pairs as sample, train
   (the file's name, null where the data does not hold it), mirrored, distance_pixels, distance_codes.
@@ -32,19 +34,21 @@ from torch import Tensor
 import figures
 from dataset import Dataset, Split, spread_over
 from memorisation import Audit, Slices, audit_copies
-from metrics import CodeUsage
-from realism import SliceSet, realism
+from metrics import FOREGROUND, CodeUsage
+from realism import CLASSIFIER_SEEDS, SliceSet, realism, sliced_wasserstein, two_sample_auc, wasserstein
 from sampling import Samples, draw_samples, spread_numbers
 from scoring import (
     code_bits,
     codes_summary,
     decode,
+    encode,
     encode_split,
     marginal_bits,
     reconstruction_summary,
     slice_scores,
 )
 from utils import Progress, Run
+from vqvae import VQVAE
 
 WORST, CLOSEST, CODES_SHOWN = 8, 8, 128
 SMALLEST_SIDE, FEWEST_SUBJECTS = 22, 4  # of slices and splits whose realism can be scored
@@ -67,7 +71,8 @@ class Case:
     """A run, the split it is scored on, and how.
 
     codes: code maps of the run's splits and of the mirrored training slices, as far as they are known (`codes.safetensors`).
-    pictures: folder for the pictures. notes: what was left out, filled on the way.
+    pictures: folder for the pictures. sharp: the VQ-VAE with the run's second decoder, None where it has none.
+    decoder: "faithful" or "sharp", which of them paints the samples. notes: what was left out, filled on the way.
     """
 
     run: Run
@@ -77,6 +82,8 @@ class Case:
     effort: Effort
     seed: int
     pictures: Path
+    sharp: VQVAE | None = None
+    decoder: str = "faithful"
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -103,12 +110,14 @@ def evaluate_split(case: Case) -> dict[str, Any]:
     codes = encode_split(case.run.vqvae, case.split, case.run.frame, f"encode {case.name}")
     values = slice_scores(case.run.vqvae, case.split, codes, case.run.frame, case.name)
     scores = reconstruction_summary(values, case.split.subjects) | codes_summary(codes, case.num_codes)
+    if case.sharp is not None:
+        scores["decoders"] = compare_decoders(case, codes, values)
     show_worst(case, codes, values["ssim_frame"])
     show_codebook(case, codes)
     if case.run.prior is not None:
         scores |= score_prior(case, codes, values)
         samples = draw(case)
-        scores |= {"samples": len(samples), "seed": case.seed}
+        scores |= {"samples": len(samples), "seed": case.seed, "decoder": case.decoder}
         scores |= score_realism(case, samples) | score_copies(case, samples, codes)
     if case.split.numbers is not None:
         scores["by_slice"] = by_slice(case, values)
@@ -135,6 +144,50 @@ def by_slice(case: Case, values: dict[str, np.ndarray]) -> dict[str, list[float]
         f"Scores by slice number, {case.name} split of {case.data.title}",
     )
     return {"number": numbers.tolist()} | means
+
+
+def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Both decoders on the same codes, by name: "faithful" and "sharp".
+
+    ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
+    themselves, fine to coarse, times 1000. classifier_auc: of small networks that tell reconstructions from slices, 0.5 to 1.
+    codes_kept: share of the codes that stay the same when the reconstruction is encoded again. histogram: how far foreground
+    intensities are from the slices', in gray levels of 255.
+    """
+    names = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
+    return {
+        name: {key: summary[key] for key in names} | likeness_to_slices(case, model, codes)
+        for name, model, summary in (
+            ("faithful", case.run.vqvae, reconstruction_summary(values, case.split.subjects)),
+            ("sharp", case.sharp, _summary(case, codes)),
+        )
+    }
+
+
+def _summary(case: Case, codes: Tensor) -> dict[str, float]:
+    values = slice_scores(case.sharp, case.split, codes, case.run.frame, f"{case.name}, sharp")
+    return reconstruction_summary(values, case.split.subjects)
+
+
+def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor) -> dict[str, float]:
+    """How like real slices a decoder's reconstructions are as a set; keys as in `compare_decoders`."""
+    frame = case.run.frame
+    decoded, kept = [], []
+    for part in codes.split(32):
+        images = decode(model, part, frame)
+        kept.append(encode(case.run.vqvae, images, frame) == part)
+        decoded.append(frame.crop(images)[:, 0])
+    real = SliceSet(case.split.batch(np.arange(len(case.split)), frame)[:, 0], case.split.subjects)
+    compared = SliceSet(torch.cat(decoded), case.split.subjects)
+    foreground = [part.images[part.images > FOREGROUND] for part in (compared, real)]
+    scores = {"codes_kept": float(torch.cat(kept).double().mean()), "histogram": 255 * wasserstein(*foreground)}
+    if min(frame.height, frame.width) >= SMALLEST_SIDE:
+        swd = sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed))
+        scores |= {f"swd_{level}": value for level, value in enumerate(swd)}
+        if len(set(case.split.subjects)) >= FEWEST_SUBJECTS:
+            aucs = [two_sample_auc(compared, real, case.seed + i) for i in range(CLASSIFIER_SEEDS)]
+            scores["classifier_auc"] = float(np.mean(aucs))
+    return scores
 
 
 def show_worst(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
@@ -215,7 +268,8 @@ def draw(case: Case) -> Samples:
     """Slices of all positions in turn."""
     slices, count = case.run.config["data"]["slices_per_subject"], case.effort.samples
     numbers = None if slices is None else spread_numbers(count, slices)
-    return draw_samples(case.run, numbers, count, seed=case.seed, title="samples")
+    run = case.run._replace(vqvae=case.sharp) if case.decoder == "sharp" else case.run
+    return draw_samples(run, numbers, count, seed=case.seed, title="samples")
 
 
 def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
@@ -253,10 +307,11 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
             "copies are not looked for: no codes of the training split, or no held-out split to compare with"
         )
         return {}
+    drawn = _images(case, samples.codes)
     train = Slices(_images(case, torch.cat(known)), torch.cat(known))
     with Progress(len(samples) + len(codes), "copies", "slice") as progress:
         audit = audit_copies(
-            Slices(case.run.frame.crop(samples.images), samples.codes),
+            Slices(drawn, samples.codes),
             Slices(_images(case, codes), codes.long()),
             train,
             progress.update,
@@ -266,7 +321,7 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     nearest = audit.samples["pixels"].index[closest]
     figures.rows_of_slices(
         [
-            ("sample", case.run.frame.crop(samples.images[closest]).numpy()),
+            ("sample", drawn[closest].float().numpy()),
             ("nearest in\ntraining", train.images[nearest].float().numpy()),
         ],
         case.pictures / "closest_training_slices.png",
@@ -284,7 +339,7 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
 
 
 def _images(case: Case, codes: Tensor) -> Tensor:
-    """Decoded slices within the frame, `[N, h, w]` float16: the training split twice is large."""
+    """Faithfully decoded slices within the frame, `[N, h, w]` float16: the training split twice is large."""
     parts = [
         case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(256)
     ]

@@ -111,6 +111,77 @@ def prior_status(
     _finish_curves(figure, (bits, rate), path, title)
 
 
+def sharp_status(records: Sequence[dict[str, Any]], path: Path, title: str, validation: str = "validation") -> None:
+    """Curves of the third stage: losses, and what the weights are chosen by. Arguments as in `vqvae_status`."""
+    epochs = [record["epoch"] for record in records]
+    figure, (loss, similarity, power) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for name, style in (("reconstruction", "--"), ("discriminator", "-"), ("adversarial", ":")):
+        loss.plot(
+            epochs,
+            [record[name] for record in records],
+            style,
+            color=TRAIN,
+            label=f"train {name}",
+            marker=_marker(epochs),
+        )
+    loss.set(title="Training losses", ylabel="loss")
+    for axis, names in ((similarity, ("ssim", "mixture")), (power, ("sharpness",))):
+        for name, style in zip(names, ("-", "--")):
+            axis.plot(
+                epochs,
+                [record[f"validate_{name}"] for record in records],
+                style,
+                color=VALIDATION,
+                label=f"{validation}, scored: {name}",
+                marker=_marker(epochs),
+            )
+    best = max(records, key=lambda record: record["validate_mixture"])
+    similarity.plot(best["epoch"], best["validate_mixture"], "*", color=VALIDATION, markersize=13, label="kept weights")
+    similarity.set(title="SSIM, and the mixture that decides", ylabel="score")
+    power.axhline(1, color=REFERENCE, linewidth=1, label="real slices")
+    power.set(title="Sharpness", ylabel="fine power, decoded / real", ylim=(0, None))
+    _finish_curves(figure, (loss, similarity, power), path, title)
+
+
+def sharpness(images: dict[str, np.ndarray], spectra: dict[str, np.ndarray], path: Path, title: str) -> None:
+    """One slice several ways, whole and a corner of it enlarged, and radial power spectra.
+
+    images: `[H, W]` each by name, real first. spectra: `[bins]` each, up to half of the sampling frequency, by the same names.
+    """
+    height, width = next(iter(images.values())).shape
+    side = min(height, width) // 3
+    top, left = (height - side) // 2, (width - side) // 5
+    count = len(images)
+    panel = 2.9
+    figure, axes = plt.subplots(
+        2,
+        count + 1,
+        figsize=((count + 1.35) * panel, panel * (height / width + 1)),
+        layout="constrained",
+        width_ratios=[1] * count + [1.35],
+        height_ratios=(height / width, 1),
+    )
+    for (name, image), axis, corner in zip(images.items(), axes[0], axes[1]):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axis.add_patch(plt.Rectangle((left, top), side, side, fill=False, edgecolor=VALIDATION))
+        axis.set_title(name, fontsize=10)
+        corner.imshow(image[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.axis("off"), corner.axis("off")
+    grid = axes[0, count].get_gridspec()
+    for axis in axes[:, count]:
+        axis.remove()
+    curve = figure.add_subplot(grid[:, count])
+    for (name, power), colour in zip(spectra.items(), ("black", REFERENCE, VALIDATION)):
+        frequency = (np.arange(len(power)) + 0.5) / (2 * len(power))
+        curve.plot(frequency, power, color=colour, label=name)
+    curve.axvspan(0.25, 0.5, color=REFERENCE, alpha=0.12, label="sharpness is measured here")
+    curve.set(yscale="log", xlabel="cycles a pixel", ylabel="power", title="Radial power spectrum")
+    curve.grid(alpha=0.3)
+    curve.legend(fontsize=8)
+    _headline(figure, title)
+    _save(figure, path)
+
+
 def _marker(epochs: Sequence[int]) -> str | None:
     return "o" if len(epochs) < 5 else None  # a line through one point would be empty
 

@@ -24,7 +24,7 @@ from dataset import load_image
 from sampler import Draw
 from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
 from scoring import decode, encode
-from utils import Run, load_run, newest_run, resolve_device
+from utils import Run, decoder_to_use, load_run, newest_run, resolve_device
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
@@ -54,6 +54,11 @@ class Settings:
         "bottom",
         "Part that --complete redraws: top, bottom, left or right, or pixels as r0:r1,c0:c1. Codes are drawn from the top down, "
         "each row from the left, so what is drawn fits what stands above it and to its left.",
+    )
+    decoder: str | None = flag(
+        None,
+        "Decoder that paints the slices: sharp where the run has one, else faithful, where it is not given.",
+        ("faithful", "sharp"),
     )
     seed: int = flag(0, "The same seed draws the same slices.")
     out: str | None = flag(None, "Folder for the pictures; samples/ in the run folder where it is not given.")
@@ -94,8 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
     folder = Path(settings.run) if settings.run else newest_run("prior.safetensors")
-    run = load_run(folder, resolve_device(settings.device))
-    print(f"run {folder}, trained on {run.config['data']['title']}")
+    decoder = decoder_to_use(folder, settings.decoder)
+    run = load_run(folder, resolve_device(settings.device), decoder)
+    print(f"run {folder}, trained on {run.config['data']['title']}; {decoder} decoder")
     out = Path(settings.out) if settings.out else folder / "samples"
     samples = complete(settings, run, out) if settings.complete else draw_new(settings, run, out)
     if settings.png:

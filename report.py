@@ -34,6 +34,8 @@ PICTURES = (
     ("original.png", "Original slices"),
     ("reconst.png", "The same slices, reconstructed"),
     ("prior_train_status.png", "Training of the prior"),
+    ("sharp_train_status.png", "Training of the sharper decoder"),
+    ("sharpness.png", "What the sharper decoder restores"),
     ("test_q.png", "Codes q(z|x) of real slices"),
     ("test_imgs.png", "Decoded"),
     ("generated_q.png", "Codes drawn from the prior"),
@@ -79,14 +81,19 @@ def _cell(scores: dict[str, float], key: str, form: str) -> str:
 
 
 def of_samples(scores: dict[str, Any]) -> str:
-    """What a split's scores say of samples, as Markdown: realism, copies and what was left out."""
+    """What a split's scores say of both decoders and of samples, as Markdown: realism, copies and what was left out."""
     parts = []
+    if "decoders" in scores:
+        faithful, sharp = scores["decoders"]["faithful"], scores["decoders"]["sharp"]
+        rows = [f"| {name.replace('_', ' ')} | {faithful[name]:.4g} | {sharp[name]:.4g} |" for name in faithful]
+        parts.append("\n".join(["| reconstructions | faithful decoder | sharp decoder |\n|---|--:|--:|", *rows]))
     if "realism" in scores:
         rows = [
             f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / max(value['floor'], 1e-12):.1f} |"
             for name, value in scores["realism"].items()
         ]
-        head = f"| distance from real slices, {scores['samples']} samples | score | real from real | ratio |\n|---|--:|--:|--:|"
+        painted = f"{scores['samples']} samples, {scores.get('decoder', 'faithful')} decoder"
+        head = f"| distance from real slices, {painted} | score | real from real | ratio |\n|---|--:|--:|--:|"
         parts.append("\n".join([head, *rows]))
     if "copies" in scores:
         copies = scores["copies"]

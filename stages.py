@@ -1,4 +1,4 @@
-"""The two trained stages: how the VQ-VAE and the prior take a batch, and how they are scored after an epoch."""
+"""The trained stages: how the VQ-VAE, the prior and the sharper decoder take a batch, and how they are scored after an epoch."""
 
 import math
 
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Frame, Split, spread_over
-from metrics import CodeUsage
+from metrics import CodeUsage, fine_power, ssim
 from optimizer import Muon
 from pixelcnn import GatedPixelCNN
+from realism import sliced_wasserstein
 from scoring import encode_split, mean_bits, mean_ssim, position_batch
+from sharpening import SharpDecoder, Sharpener
 from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
@@ -22,6 +24,8 @@ PLACING_SLICES = 128  # training slices whose latents the codes are placed among
 EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position is withheld from the prior
+ADVERSARIAL_RAMP = 100  # steps over which the adversarial term of the sharper decoder rises, at most
+SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
 
@@ -164,6 +168,85 @@ class PriorStage(Stage):
     def _some_bits(self, model: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
         some = spread_over(len(codes), scored_slices(self.size))
         return mean_bits(model, codes[torch.from_numpy(some)], None if positions is None else positions[some])
+
+
+class SharpenStage(Stage):
+    """Trains the second decoder on the code maps and slices of the training split; all else is frozen.
+
+    Scored by a mixture, on whole validation slices: SSIM - 0.1 |decimal logarithm of sharpness| - 0.5 x the sliced Wasserstein
+    distance of the finest level of the Laplacian pyramid.
+    """
+
+    name, score, higher_is_better = "sharp", "validate_mixture", True
+    average_decay = 0.999
+
+    def __init__(
+        self,
+        vqvae: VQVAE,
+        train: Split,
+        validation: Split,
+        codes: Tensor,
+        mirrored_codes: Tensor,
+        frame: Frame,
+        precision: str,
+    ):
+        self.vqvae, self.train, self.frame, self.precision = vqvae, train, frame, precision
+        self.codes = codes, mirrored_codes
+        self.model = Sharpener(SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.size = len(train)
+        self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
+        self.scored = validation.evenly(scored_slices(self.size))
+        self.scored_codes = encode_split(vqvae, self.scored, frame)
+        self.ramp = 0.0
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        """The discriminator learns twice as fast, so that it stays ahead."""
+        networks = (self.model.decoder, 1.0), (self.model.discriminator, 2.0)
+        groups = [{"params": list(network.parameters()), "share": share} for network, share in networks]
+        return [torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.9))]
+
+    def kept(self, model: Sharpener) -> nn.Module:
+        return model.decoder
+
+    def before_step(self, step: int, steps: int) -> None:
+        self.ramp = min(1.0, step / max(1, min(ADVERSARIAL_RAMP, steps // 10)))
+
+    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
+        device = self.vqvae.quantizer.codebook.device
+        images = self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
+        swap = torch.rand(len(indices), 1, 1) < 0.5
+        chosen = torch.from_numpy(indices)
+        codes = torch.where(swap, self.codes[1][chosen], self.codes[0][chosen]).long().to(device)
+        images = torch.where(swap[..., None].to(device), images.flip(2), images)
+        with autocast(device, self.precision):
+            quantized = self.vqvae.quantizer.lookup(codes)
+            with torch.no_grad():
+                faithful = self.vqvae.decoder(quantized).float()
+            losses = self.model.losses(quantized, faithful, images, self.ramp)
+        return vars(losses)
+
+    def validate(self, model: Sharpener) -> dict[str, float]:
+        device, decoded = self.vqvae.quantizer.codebook.device, []
+        for part in self.scored_codes.split(PLACING_SLICES // 4):
+            with torch.inference_mode():
+                sharp = model.decoder(self.vqvae.quantizer.lookup(part.long().to(device))).float().clamp(0, 1)
+            decoded.append(self.frame.pad(sharp.cpu()))
+        images = self.scored.batch(np.arange(len(self.scored)))
+        return sharpness_scores(torch.cat(decoded), images, self.frame)
+
+
+def sharpness_scores(decoded: Tensor, images: Tensor, frame: Frame) -> dict[str, float]:
+    """What the sharper decoder is chosen by, of whole `[N, 1, H, W]` slices."""
+    inside, decoded_inside = frame.crop(images)[:, 0], frame.crop(decoded)[:, 0]
+    similarity = float(torch.cat([ssim(*pair) for pair in zip(decoded.split(32), images.split(32))]).double().mean())
+    sharpness = float(fine_power(decoded).double().sum() / fine_power(images).double().sum().clamp(min=1e-12))
+    scores = {"validate_ssim": similarity, "validate_sharpness": sharpness}
+    swd = 0.0
+    if min(inside.shape[1:]) >= SMALLEST_SIDE:
+        swd = sliced_wasserstein(decoded_inside, inside, torch.Generator().manual_seed(0))[0]
+        scores["validate_swd_0"] = swd
+    mixture = similarity - 0.1 * abs(math.log10(max(sharpness, 1e-6))) - 0.5 * swd / 1000
+    return scores | {"validate_mixture": mixture}
 
 
 def vqvae_optimizers(model: VQVAE, lr: float) -> list[torch.optim.Optimizer]:

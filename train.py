@@ -1,4 +1,4 @@
-"""Train a VQ-VAE on brain slices, then a PixelCNN prior on its codes, and draw new slices.
+"""Train a VQ-VAE on brain slices, a PixelCNN prior on its codes and a decoder that restores texture; draw new slices.
 
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
@@ -27,14 +27,16 @@ import report
 from cli import flag, parse_flags, require, run_main
 from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
 from evaluation import QUICK, Case, evaluate_split
+from metrics import radial_power
 from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
-from stages import PriorStage, VQVAEStage
+from stages import PriorStage, SharpenStage, VQVAEStage
 from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
 from utils import (
     Progress,
     Run,
+    decoder_to_use,
     load_model,
     load_run,
     newest_run,
@@ -45,6 +47,7 @@ from utils import (
     resolve_precision,
     seed_everything,
     versions,
+    with_sharp_decoder,
     write_json,
 )
 from vqvae import VQVAE
@@ -63,6 +66,10 @@ class Settings:
     epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
     batch_prior: int = flag(64, "Batch size of PixelCNN training.")
     lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
+    epoch_sharpen: int = flag(20, "Epochs of training the sharper decoder.")
+    batch_sharpen: int = flag(16, "Batch size of training the sharper decoder.")
+    lr_sharpen: float = flag(0.0002, "Learning rate of training the sharper decoder; its discriminator has twice that.")
+    no_sharpen: bool = flag(False, "Leave out the sharper decoder: samples are then as smooth as reconstructions.")
     k: int = flag(512, "Number of codes.")
     d: int = flag(64, "Dimension of a code.")
     downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
@@ -90,7 +97,7 @@ class Settings:
     stage: str = flag(
         "all",
         "Run one stage alone, from what the stages before it left in the run folder.",
-        ("all", "vqvae", "encode", "prior", "sample", "report"),
+        ("all", "vqvae", "encode", "prior", "sharpen", "sample", "report"),
     )
     resume: bool = flag(
         False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."
@@ -99,9 +106,9 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "d"):
+        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "epoch_sharpen", "batch_sharpen", "d"):
             require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("lr", "lr_prior"):
+        for name in ("lr", "lr_prior", "lr_sharpen"):
             require(
                 0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1"
             )
@@ -111,6 +118,9 @@ class Settings:
         require(
             self.image_size is None or 8 <= self.image_size <= 4096,
             f"--image_size is {self.image_size}; expected 8 to 4096 pixels",
+        )
+        require(
+            not (self.no_sharpen and self.stage == "sharpen"), "--no_sharpen leaves out what --stage sharpen trains"
         )
         require(not (self.resume and self.stage != "all"), "--resume goes on with every stage; leave out --stage")
 
@@ -151,7 +161,11 @@ class Job:
 
     def fit_settings(self, stage: str) -> FitSettings:
         s = self.settings
-        epochs, batch, lr = (s.epoch, s.batch, s.lr) if stage == "vqvae" else (s.epoch_prior, s.batch_prior, s.lr_prior)
+        epochs, batch, lr = {
+            "vqvae": (s.epoch, s.batch, s.lr),
+            "prior": (s.epoch_prior, s.batch_prior, s.lr_prior),
+            "sharpen": (s.epoch_sharpen, s.batch_sharpen, s.lr_sharpen),
+        }[stage]
         return FitSettings(epochs, batch, lr, s.patience, s.seed, s.save_every)
 
 
@@ -190,15 +204,17 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     stored = read_config(folder)["flags"]
     known = {field.name for field in fields(Settings)}
     require(
-        stored.keys() == known,
-        f"{folder / 'config.json'}: its flags are not this version's: {', '.join(sorted(stored.keys() ^ known))}",
+        stored.keys() <= known,
+        f"{folder / 'config.json'}: this version has no such flags: {', '.join(sorted(stored.keys() - known))}",
     )
     for name, value in given.items():
         require(
-            not settings.resume or name in WHILE_RESUMING or value == stored[name],
-            f"--{name} is {value}, but the run in {folder} was started with {stored[name]}; "
+            not settings.resume or name in WHILE_RESUMING or value == stored.get(name, value),
+            f"--{name} is {value}, but the run in {folder} was started with {stored.get(name)}; "
             "leave it out, or start a new run with another --out",
         )
+    if settings.stage == "sharpen":
+        stored["no_sharpen"] = False
     return Settings(**(stored | given)), folder
 
 
@@ -275,8 +291,9 @@ def run_stages(job: Job) -> None:
     if done == names:
         print(f"{job.folder}: this run is finished, there is nothing to resume")
     require(
-        wanted != "vqvae" or not (job.folder / "prior.safetensors").exists(),
-        f"--stage vqvae: the prior in {job.folder} belongs to the VQ-VAE that is there; start a new run with another --out",
+        wanted != "vqvae" or not any((job.folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
+        f"--stage vqvae: what was trained after it in {job.folder} belongs to the VQ-VAE that is there; "
+        "start a new run with another --out",
     )
     for name in names[len(done) :]:
         PIPELINE[name](job, done)
@@ -339,21 +356,57 @@ def train_prior(job: Job, done: list[str]) -> None:
     )
 
 
+def train_sharp_decoder(job: Job, done: list[str]) -> None:
+    """Train the second decoder; leaves `sharp.safetensors`, its curves and a picture of what it restores."""
+    s, codes, splits = job.settings, job.codes(), job.data.splits
+    if s.no_sharpen:
+        return
+    vqvae = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
+    seed_everything(s.seed, "sharpen")
+    scored, validation = job.validation()
+    stage = SharpenStage(
+        vqvae, splits["train"], validation, codes["train"], codes["train_mirrored"], job.frame, job.precision
+    )
+    fit(stage, job.fit_settings("sharpen"), job.folder, done, s.resume)
+    records = [record for record in read_metrics(job.folder) if record["stage"] == "sharp"]
+    figures.sharp_status(
+        records, job.pictures / "sharp_train_status.png", f"Sharper decoder on {job.data.title}", scored
+    )
+    picture_sharpness(job, vqvae, validation, scored)
+
+
+def picture_sharpness(job: Job, vqvae: VQVAE, split: Split, name: str) -> None:
+    """A slice, what both decoders make of its codes, and the spectra of many."""
+    some = split.evenly(SHOWN)
+    images = some.batch(np.arange(len(some)))
+    codes = encode(vqvae, images, job.frame)
+    faithful = decode(vqvae, codes, job.frame)
+    sharp = decode(with_sharp_decoder(vqvae, job.folder), codes, job.frame)
+    rows = {"real": images, "faithful decoder": faithful, "sharp decoder": sharp}
+    figures.sharpness(
+        {title: job.frame.crop(each)[len(some) // 2, 0].numpy() for title, each in rows.items()},
+        {title: radial_power(each).mean(0).numpy() for title, each in rows.items()},
+        job.pictures / "sharpness.png",
+        f"A {name} slice of {job.data.title} and its reconstructions, and the mean spectra of {len(some)}",
+    )
+
+
 def sample_slices(job: Job, done: list[str]) -> None:
     """Reconstruct held-out slices and draw new ones of the same positions; leaves their pictures."""
     run = load_run(job.folder, job.device)
+    sharp = load_run(job.folder, job.device, decoder_to_use(job.folder))
     name, split = job.data.best_split("test", "validate")
     real = split.evenly(SHOWN)
     images = real.batch(np.arange(len(real)))
     codes = encode(run.vqvae, images, run.frame)
     decoded = decode(run.vqvae, codes, run.frame)
     drawn = [
-        draw_samples(run, real.numbers, len(real), seed=job.settings.seed + i, title=f"sampling set {i + 1}")
+        draw_samples(sharp, real.numbers, len(real), seed=job.settings.seed + i, title=f"sampling set {i + 1}")
         for i in (0, 1)
     ]
     picture_held_out(job, run, name, real, images, codes, decoded)
     picture_drawn(job, run, drawn)
-    picture_side_by_side(job, name, real, images, decoded, drawn[0])
+    picture_side_by_side(job, name, real, images, decoded, decode(sharp.vqvae, codes, sharp.frame), drawn[0])
     arguments = run.prior.arguments
     figures.architecture(
         job.pictures / "architecture.png",
@@ -408,14 +461,15 @@ def picture_drawn(job: Job, run: Run, drawn: Sequence[Samples]) -> None:
     )
 
 
-def picture_side_by_side(job: Job, name: str, real: Split, images: Tensor, decoded: Tensor, drawn: Samples) -> None:
+def picture_side_by_side(
+    job: Job, name: str, real: Split, images: Tensor, decoded: Tensor, sharp: Tensor, drawn: Samples
+) -> None:
     """Real, reconstructed and generated slices of the same positions above each other."""
     some = spread_over(len(real), 8)
-    rows = [
-        (f"real ({name})", images[some, 0].numpy()),
-        ("reconstructed", decoded[some, 0].numpy()),
-        ("generated", drawn.images[some].numpy()),
-    ]
+    rows = [(f"real ({name})", images[some, 0].numpy()), ("reconstructed", decoded[some, 0].numpy())]
+    if decoder_to_use(job.folder) == "sharp":
+        rows.append(("reconstructed,\nsharp", sharp[some, 0].numpy()))
+    rows.append(("generated", drawn.images[some].numpy()))
     figures.rows_of_slices(
         rows,
         job.pictures / "real_and_generated.png",
@@ -434,7 +488,9 @@ def score_and_report(job: Job, done: list[str]) -> None:
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
     train_codes = job.codes()["train"]
     first, *others = held_out
-    case = Case(run, job.data, first, job.codes(), QUICK, job.settings.seed, job.pictures)
+    decoder = decoder_to_use(job.folder)
+    sharp = with_sharp_decoder(run.vqvae, job.folder) if decoder == "sharp" else None
+    case = Case(run, job.data, first, job.codes(), QUICK, job.settings.seed, job.pictures, sharp, decoder)
     scores = {first: evaluate_split(case)} | {
         name: score_split(run.vqvae, run.prior, job.data.splits[name], run.frame, train_codes, name) for name in others
     }
@@ -452,6 +508,7 @@ PIPELINE = {
     "vqvae": train_vqvae,
     "encode": encode_slices,
     "prior": train_prior,
+    "sharpen": train_sharp_decoder,
     "sample": sample_slices,
     "report": score_and_report,
 }

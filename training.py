@@ -67,7 +67,8 @@ class Stage:
     average_decay: float | None = None
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
-        """What moves the weights. The loop sets every learning rate to `lr` times its schedule."""
+        """What moves the weights. The loop sets every learning rate to `lr` times its schedule, and times the parameter group's
+        "share" where it has one."""
         return [adamw(self.model.parameters(), lr)]
 
     def start(self, indices: np.ndarray) -> None:
@@ -87,6 +88,10 @@ class Stage:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Scores of the model, in eval mode, after an epoch."""
         raise NotImplementedError
+
+    def kept(self, model: nn.Module) -> nn.Module:
+        """The part of the model whose weights are the stage's result."""
+        return model
 
 
 @dataclass
@@ -181,7 +186,7 @@ class _Fit:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.lr * self._rate(step)
+                group["lr"] = self.settings.lr * self._rate(step) * group.get("share", 1.0)
         stage.before_step(step, self.steps * self.settings.epochs)
         totals: dict[str, float] = {}
         for start in range(0, len(batch), stage.micro_batch):
@@ -224,7 +229,7 @@ class _Fit:
         better = place.best is None or (value > place.best if stage.higher_is_better else value < place.best)
         if better:
             place.best, place.best_epoch, place.stale = value, place.epoch, 0
-            save_model(self.weights, stage.model, model.state_dict())
+            save_model(self.weights, stage.kept(stage.model), stage.kept(model).state_dict())
         else:
             place.stale += 1
         self._log(scores)

@@ -1,6 +1,7 @@
 """What every stage shares: errors, device and precision, seeds, progress, safe files, the run folder."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -25,7 +26,10 @@ from tqdm import tqdm
 
 from dataset import Frame
 from pixelcnn import GatedPixelCNN
+from sharpening import SharpDecoder
 from vqvae import VQVAE
+
+SHARP_WEIGHTS = "sharp.safetensors"  # of the second decoder, where a run has one
 
 
 class UserError(Exception):
@@ -278,18 +282,51 @@ class Run(NamedTuple):
     config: dict[str, Any]
 
 
-def load_run(directory: str | Path, device: torch.device | str = "cpu") -> Run:
+def load_run(directory: str | Path, device: torch.device | str = "cpu", decoder: str = "faithful") -> Run:
     """Load a run folder's best weights.
 
+    Args:
+        directory: the run folder.
+        device: to load to.
+        decoder: "faithful", the VQ-VAE's own, or "sharp", the second one: which of them `vqvae.decode` uses.
+
     Raises:
-        UserError: when the folder is no run or a file in it is damaged.
+        UserError: when the folder is no run, a file in it is damaged, or it has no sharp decoder.
     """
     directory = Path(directory)
     config = read_config(directory)
-    vqvae = load_model(directory / "vqvae.safetensors", VQVAE).to(device, memory_format=torch.channels_last)
+    vqvae = load_model(directory / "vqvae.safetensors", VQVAE)
+    if decoder == "sharp":
+        vqvae = with_sharp_decoder(vqvae, directory)
+    vqvae = vqvae.to(device, memory_format=torch.channels_last)
     prior_path = directory / "prior.safetensors"
     prior = load_model(prior_path, GatedPixelCNN).to(device) if prior_path.exists() else None
     return Run(vqvae, prior, Frame(**config["data"]["frame"]), config)
+
+
+def decoder_to_use(directory: str | Path, asked: str | None = None) -> str:
+    """The decoder to paint pictures with: what was asked for, else "sharp" where the run has one, else "faithful".
+
+    Raises:
+        UserError: when a sharp decoder was asked for and there is none.
+    """
+    there = (Path(directory) / SHARP_WEIGHTS).exists()
+    if asked == "sharp" and not there:
+        raise UserError(
+            f"{directory}: this run has no sharp decoder; train it with: python train.py --stage sharpen --out {directory}"
+        )
+    return asked or ("sharp" if there else "faithful")
+
+
+def with_sharp_decoder(vqvae: VQVAE, directory: str | Path) -> VQVAE:
+    """The VQ-VAE with the run's second decoder in place of its own; the one given stays as it is."""
+    decoder_to_use(directory, "sharp")
+    sharp = copy.copy(vqvae)
+    sharp._modules = dict(vqvae._modules)
+    device = vqvae.quantizer.codebook.device
+    decoder = load_model(Path(directory) / SHARP_WEIGHTS, SharpDecoder)
+    sharp.decoder = decoder.to(device, memory_format=torch.channels_last)
+    return sharp
 
 
 def read_config(directory: Path) -> dict[str, Any]:

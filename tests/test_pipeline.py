@@ -23,10 +23,14 @@ from training import read_metrics
 from utils import UserError, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
+SMALL += ["--epoch_sharpen", "2", "--batch_sharpen", "5"]
+STAGES = ("vqvae", "encode", "prior", "sharpen")  # those that train, and what they train on
+WEIGHTS = ("vqvae", "prior", "sharp")
 RUN_FILES = {
     "config.json",
     "vqvae.safetensors",
     "prior.safetensors",
+    "sharp.safetensors",
     "checkpoint.pt",
     "checkpoint.previous.pt",
     "metrics.jsonl",
@@ -39,6 +43,8 @@ RUN_FILES = {
 PICTURES = {
     "vqvae_train_status.png",
     "prior_train_status.png",
+    "sharp_train_status.png",
+    "sharpness.png",
     "original.png",
     "reconst.png",
     "test_q.png",
@@ -74,9 +80,9 @@ def few_pictures(monkeypatch):
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Leave out sampling, scoring and pictures, which take most of the time of a small run."""
-    monkeypatch.setattr(train, "PIPELINE", {name: train.PIPELINE[name] for name in ("vqvae", "encode", "prior")})
-    monkeypatch.setattr("figures.vqvae_status", lambda *_: None)
-    monkeypatch.setattr("figures.prior_status", lambda *_: None)
+    monkeypatch.setattr(train, "PIPELINE", {name: train.PIPELINE[name] for name in STAGES})
+    for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
+        monkeypatch.setattr(f"figures.{name}", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,7 @@ def trained(tmp_path_factory):
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "vqvae.safetensors").read_bytes() + (folder / "prior.safetensors").read_bytes()
+    return b"".join((folder / f"{name}.safetensors").read_bytes() for name in WEIGHTS)
 
 
 def test_run_folder_is_complete(trained):
@@ -120,6 +126,8 @@ def test_run_folder_is_complete(trained):
         ("vqvae", 2),
         ("prior", 1),
         ("prior", 2),
+        ("sharp", 1),
+        ("sharp", 2),
     ]
     config = json.loads((run / "config.json").read_text())
     assert config["flags"]["k"] == 16 and config["data"]["splits"]["train"] == {"slices": 16, "subjects": 4}
