@@ -13,7 +13,7 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -88,6 +88,9 @@ class GatedPixelCNN(nn.Module):
         location: tell the prior where on the map it is, as slices are registered to an atlas: a smooth function of the row's and
             the column's share of the map, added to the features. Smooth, because a table with an entry a place learns by heart
             what a few subjects happen to have there.
+        marginal: (h, w) of a table of how often each code stands at each place, whose log is added to the logits, so that the
+            layers need only learn what it does not tell. Filled by `start_from_marginal`, never trained. Resampled for maps of
+            other sizes. None: no such table.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class GatedPixelCNN(nn.Module):
         dropout: float = 0.1,
         conditions: Mapping[str, int] = MappingProxyType({"position": NUMBER}),
         location: bool = True,
+        marginal: tuple[int, int] | None = None,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -111,6 +115,7 @@ class GatedPixelCNN(nn.Module):
             dropout=dropout,
             conditions=dict(conditions),
             location=location,
+            marginal=None if marginal is None else tuple(marginal),
         )
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, channels)
@@ -123,9 +128,15 @@ class GatedPixelCNN(nn.Module):
         self.conditions = ConditionEncoder(conditions, channels, layers * 4 * channels) if conditions else None
         place = {"row": NUMBER, "column": NUMBER}
         self.location = ConditionEncoder(place, channels, channels) if location else None
+        table = None if marginal is None else torch.full((num_codes, *marginal), -math.log(num_codes))
+        self.register_buffer("log_marginal", table)
 
     def forward(
-        self, codes: Tensor, position: Tensor | None = None, conditions: Mapping[str, Tensor] | None = None
+        self,
+        codes: Tensor,
+        position: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        log_marginal: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
@@ -133,6 +144,7 @@ class GatedPixelCNN(nn.Module):
             codes: `[B, h, w]` int64 in 0..K-1.
             position: `[B]` slice position in 0..1, NaN where unknown; None: unknown for all. Ignored by a prior without it.
             conditions: the others by name, `[B]` each: a number in 0..1 or a class 0, 1, ..., NaN where unknown.
+            log_marginal: `[B, K, h, w]` in place of the prior's own table (`PositionalMarginal.log_without`).
 
         Returns:
             `[B, K, h, w]` logits.
@@ -147,13 +159,32 @@ class GatedPixelCNN(nn.Module):
             v, h = layer(v, h, condition)
             if layer.first:
                 h = h + location
-        return self.head(h)
+        logits = self.head(h)
+        table = self._marginal_map(*codes.shape[1:]) if log_marginal is None else log_marginal
+        return logits if table is None else logits + table
 
     @torch.no_grad()
-    def start_from_marginal(self, codes: Tensor) -> None:
-        """Start the bias of the logits at the log of how often each code stands in `[N, h, w]` training maps."""
-        counts = torch.bincount(codes.flatten().long(), minlength=self.num_codes) + 1
-        self.head[-1].bias.copy_((counts / counts.sum()).log())
+    def start_from_marginal(self, marginal: Tensor) -> None:
+        """Start at `[K, h, w]` code frequencies by place: fill the table with them, or, without one, start the bias of the logits
+        at the frequencies over all places."""
+        if self.log_marginal is None:
+            self.head[-1].bias.copy_(marginal.mean((1, 2)).log())
+        else:
+            self.log_marginal.copy_(marginal.log())
+            self.head[-1].bias.zero_()
+
+    @torch.no_grad()
+    def start_from_codebook(self, codebook: Tensor) -> None:
+        """Start both the embedding and the head's last weights from the codes' `[K, D]` vectors, at their usual scales.
+
+        What the prior learns of a code then holds for similar codes too, from the first step.
+        """
+        codes = (codebook - codebook.mean(0)) / codebook.std().clamp(min=1e-12)
+        dims, channels, head = codes.shape[1], self.embedding.embedding_dim, self.head[-1].weight
+        mix = torch.randn(dims, channels) / dims**0.5
+        self.embedding.weight.copy_(codes if dims == channels else codes @ mix.to(codes))
+        rows = codes @ torch.randn(dims, head.shape[1]).to(codes)
+        head.copy_((rows * (head.std() / rows.std().clamp(min=1e-12)))[:, :, None, None])
 
     def sample(
         self,
@@ -206,7 +237,8 @@ class GatedPixelCNN(nn.Module):
                 location = self._location_map(height, width)
                 schedule = Schedule.fastest(batch, height, width, len(self.layers), self.layers[0].reach)
                 draw, noise = Draw(temperature, top_k, top_p), uniform_noise(batch, height, width, generator)
-                sampler = CachedSampler(self, schedule, gate_biases, location, draw, noise, known)
+                marginal = self._marginal_map(height, width)
+                sampler = CachedSampler(self, schedule, gate_biases, location, draw, noise, known, marginal)
                 drawn = sampler.sample(progress)
         finally:
             self.train(was_training)
@@ -234,6 +266,12 @@ class GatedPixelCNN(nn.Module):
         nothing, weight = torch.full((batch,), math.nan), self.embedding.weight
         values = {name: given.get(name, nothing).to(weight) for name in known}
         return list(self.conditions(values).chunk(len(self.layers), dim=1))
+
+    def _marginal_map(self, height: int, width: int) -> Tensor | None:
+        """The table of log frequencies for a map of this size, `[K, h, w]`."""
+        if self.log_marginal is None or self.log_marginal.shape[1:] == (height, width):
+            return self.log_marginal
+        return F.interpolate(self.log_marginal[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
     def _location_map(self, height: int, width: int) -> Tensor:
         """What the location adds to the features of the first layer, `[C, h, w]`; zeros where it is switched off."""
@@ -298,9 +336,52 @@ def positional_marginal(codes: Tensor, num_codes: int, smoothing: float = 32.0) 
     Smoothed by `smoothing` draws of the code's overall (add-one) frequency: by default as many as a subject has slices, since
     the slices of one subject are alike and their counts say little about another.
     """
-    number, height, width = codes.shape
-    places = torch.arange(height * width, device=codes.device)
-    index = (codes.long().flatten(1) * (height * width) + places).flatten()
-    counts = torch.bincount(index, minlength=num_codes * height * width).view(num_codes, height, width).double()
-    overall = (counts.sum((1, 2), keepdim=True) + 1) / (codes.numel() + num_codes)
-    return ((counts + smoothing * overall) / (number + smoothing)).float()
+    return PositionalMarginal(codes, num_codes, [0] * len(codes), smoothing).probabilities()
+
+
+class PositionalMarginal:
+    """Code frequencies by place, and what they are without the subject that a map is of.
+
+    A prior that is given frequencies which count the very map it learns from would trust them more than it should.
+
+    Args:
+        codes: `[N, h, w]` integers, training maps.
+        num_codes: K.
+        groups: `[N]` the subject of each map.
+        smoothing: as in `positional_marginal`; None: as many as a subject has maps.
+    """
+
+    def __init__(self, codes: Tensor, num_codes: int, groups: Sequence[object], smoothing: float | None = None):
+        self.shape = num_codes, *codes.shape[1:]
+        self.codes = codes.flatten(1)
+        names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+        self.group = torch.tensor([names[name] for name in groups])
+        self.smoothing = len(codes) / len(names) if smoothing is None else smoothing
+        places = torch.arange(self.codes.shape[1])
+        self.counts = torch.zeros(num_codes, len(places))
+        for part in self.codes.split(1024):
+            self._add(self.counts, part.long(), 1.0)
+        totals = self.counts.double().sum(1, keepdim=True)
+        self.extra = (self.smoothing * (totals + 1) / (totals.sum() + num_codes)).float()  # [K, 1]
+        self.log_all = (self.counts + self.extra).log_()
+        self.own = torch.zeros_like(self.counts)  # zero between calls
+
+    def probabilities(self) -> Tensor:
+        """`[K, h, w]` float32."""
+        return ((self.counts + self.extra) / (len(self.codes) + self.smoothing)).view(self.shape)
+
+    def log_without(self, indices: Tensor) -> Tensor:
+        """The log frequencies without the subject of each of these maps: `[B]` -> `[B, K, h, w]`."""
+        tables = self.log_all.repeat(len(indices), 1, 1)
+        for table, index in zip(tables, indices.tolist()):
+            maps = self.codes[self.group == self.group[index]].long()
+            self._add(self.own, maps, 1.0)
+            left = (self.counts.gather(0, maps) - self.own.gather(0, maps) + self.extra[:, 0][maps]).log_()
+            table.scatter_(0, maps, left)
+            table -= math.log(len(self.codes) - len(maps) + self.smoothing)
+            self.own.scatter_(0, maps, 0.0)
+        return tables.view(len(indices), *self.shape)
+
+    @staticmethod
+    def _add(counts: Tensor, maps: Tensor, value: float) -> None:
+        counts.scatter_add_(0, maps, torch.full_like(maps, value, dtype=counts.dtype))

@@ -188,6 +188,7 @@ class CachedSampler:
         draw: from logits and noise to a code.
         noise: `[B, h, w]` in 0..1, decides what is drawn.
         known: codes and where they stand, `[B, h, w]` int64 and bool, or None.
+        log_marginal: `[K, h, w]`, what each place adds to the logits, or None.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class CachedSampler:
         draw: Draw,
         noise: Tensor,
         known: tuple[Tensor, Tensor] | None = None,
+        log_marginal: Tensor | None = None,
     ):
         self.schedule, self.draw, self.batch = schedule, draw, len(noise)
         self.weights = weights = SamplerWeights(prior, conditions, location)
@@ -228,6 +230,8 @@ class CachedSampler:
         self.with_left = new(layers - 1, rows, 2 * c)
         self.gates, self.gated, self.handed_on = new(layers, rows, 2 * c), new(layers, rows, c), new(layers, rows, c)
         self.at_location = new(block, rows, c)
+        self.marginal_by_spot = None if log_marginal is None else log_marginal.flatten(1).t().contiguous()  # [h * w, K]
+        self.at_marginal = new(block, schedule.slots, 1, weights.num_codes)
         self.noise = new(block, rows)
         self.codes = torch.zeros(block, rows, dtype=torch.int64, device=device)
         self.known, self.keep = torch.zeros_like(self.codes), torch.zeros_like(self.codes, dtype=torch.bool)
@@ -287,7 +291,7 @@ class CachedSampler:
         self.noise_at, self.keep_at, self.known_at = (
             [row[:, None] for row in buffer] for buffer in (self.noise, self.keep, self.known)
         )
-        self.codes_at = self.codes.unbind(0)
+        self.codes_at, self.marginal_at = self.codes.unbind(0), self.at_marginal.unbind(0)
         self.first_gate_at = [layers[0] for layers in self.beside[: len(steps)]]
         self.later_gates_at = [layers[1:] for layers in self.beside[: len(steps)]]
         self.first_right_of = [self.beside[step + 1 : step + 1 + past, 0].transpose(0, 1) for step in steps]
@@ -347,6 +351,8 @@ class CachedSampler:
         self.beside[: len(spill), 0] += spill
         self.before_last.copy_(torch.where(self.goes_on > 0, self.before_last, weights.no_input))
         self.at_location.unflatten(1, size[1:]).copy_(weights.location[self.spot].view(*size[:2], 1, -1))
+        if self.marginal_by_spot is not None:
+            self.at_marginal.copy_(self.marginal_by_spot[self.spot].view_as(self.at_marginal))
         self.noise.copy_(self.noise_by_spot[self.spot].view_as(self.noise))
         if self.known_by_spot is not None:
             for buffer, by_spot in zip((self.known, self.keep), self.known_by_spot):
@@ -363,7 +369,10 @@ class CachedSampler:
             if layer + 1 < weights.layers:
                 with_left, _, here, gate = self.next_views[layer]
                 torch.addmm(with_left, handed_on, here, out=gate)
-        code = self.draw(weights.head(handed_on), self.noise_at[step])
+        logits = weights.head(handed_on)
+        if self.marginal_by_spot is not None:
+            logits.view(-1, self.batch, weights.num_codes).add_(self.marginal_at[step])
+        code = self.draw(logits, self.noise_at[step])
         if self.known_by_spot is not None:
             code = torch.where(self.keep_at[step], self.known_at[step], code)
         code = code[:, 0]

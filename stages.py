@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dataset import Frame, Split, spread_over
 from metrics import CodeUsage, fine_power, ssim
 from optimizer import Muon
-from pixelcnn import GatedPixelCNN
+from pixelcnn import GatedPixelCNN, PositionalMarginal
 from realism import sliced_wasserstein
 from scoring import encode_split, mean_bits, mean_ssim, position_batch
 from sharpening import SharpDecoder, Sharpener
@@ -118,6 +118,8 @@ class PriorStage(Stage):
     """Trains the prior on code maps; scored by bits per code on the validation maps.
 
     Half of the maps of an epoch are those of the mirrored slices, as the VQ-VAE saw them: twice as many heads to learn from.
+    The prior's table of code frequencies by place counts all of these, but for the subject that it is learning from. `codebook`:
+    `[K, D]`, the codes' vectors, which it starts from.
     """
 
     name, score, higher_is_better = "prior", "validate_bits", False
@@ -131,21 +133,20 @@ class PriorStage(Stage):
         validation: Tensor,
         train_positions: np.ndarray | None,
         validation_positions: np.ndarray | None,
+        subjects: list[str],
+        codebook: Tensor,
         precision: str,
     ):
-        self.model, self.train, self.mirrored, self.validation, self.precision = (
-            model,
-            train,
-            mirrored,
-            validation,
-            precision,
-        )
+        self.model, self.train, self.mirrored, self.codebook = model, train, mirrored, codebook
+        self.validation, self.precision = validation, precision
+        self.marginal = PositionalMarginal(torch.cat([train, mirrored]), model.num_codes, [*subjects, *subjects])
         self.positions = {"train": train_positions, "validate": validation_positions}
         self.size = len(train)
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
-        self.model.start_from_marginal(self.train)
+        self.model.start_from_marginal(self.marginal.probabilities())
+        self.model.start_from_codebook(self.codebook)
 
     def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
         device = self.model.embedding.weight.device
@@ -155,8 +156,9 @@ class PriorStage(Stage):
         position = position_batch(self.positions["train"], indices, device)
         if position is not None:  # now and then without, so that the prior also knows slices of unknown position
             position = torch.where(torch.rand(len(position)).to(device) < UNKNOWN_SHARE, math.nan, position)
+        known = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
         with autocast(device, self.precision):
-            logits = self.model(codes, position)
+            logits = self.model(codes, position, log_marginal=known)
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:

@@ -333,7 +333,7 @@ def train_prior(job: Job, done: list[str]) -> None:
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
     conditions = {} if splits["train"].positions is None else {"position": NUMBER}
-    model = GatedPixelCNN(s.k, conditions=conditions).to(job.device)
+    model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size).to(job.device)
     scored, validation = job.validation()
     stage = PriorStage(
         model,
@@ -342,6 +342,8 @@ def train_prior(job: Job, done: list[str]) -> None:
         codes[scored],
         splits["train"].positions,
         validation.positions,
+        splits["train"].subjects,
+        load_model(job.folder / "vqvae.safetensors", VQVAE).quantizer.codebook.to(job.device),
         job.precision,
     )
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)

@@ -26,7 +26,7 @@ from plain_prior import PlainPixelCNN  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from cli import flag, parse_flags, require, run_main  # noqa: E402
-from dataset import Dataset, load_folder  # noqa: E402
+from dataset import Dataset, load_folder, spread_over  # noqa: E402
 from pixelcnn import NUMBER, GatedPixelCNN  # noqa: E402
 from scoring import marginal_bits, mean_bits  # noqa: E402
 from stages import PriorStage  # noqa: E402
@@ -40,11 +40,13 @@ from utils import (  # noqa: E402
     seed_everything,
     versions,
 )
+from vqvae import VQVAE  # noqa: E402
 
 PARTS = ("sampling", "step", "training", "report")
 NUM_CODES, SIDE = 512, 64  # of the maps that are sampled
 BATCHES = (1, 16, 64)
 STEP_SIZE = (16, 22, 26)  # maps of a training step: batch, rows, columns
+TIMED_STEPS = 7  # of our training, to see how many fit into the time
 NAIVE_STEPS = 4  # forward passes that the naive loop's time is taken from: all of them cost the same
 
 
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def sampling(settings: Settings, results: Results) -> None:
     """Seconds of one teacher-forced forward pass, of a sample, and of the naive loop, by batch size."""
     seed_everything(settings.seed)
-    prior = GatedPixelCNN(NUM_CODES).eval()
+    prior = GatedPixelCNN(NUM_CODES, marginal=(SIDE, SIDE)).eval()
     for batch in BATCHES:
         codes, position = torch.randint(0, NUM_CODES, (batch, SIDE, SIDE)), torch.rand(batch)
         forward = torch.inference_mode()(lambda codes=codes, position=position: prior(codes, position))
@@ -117,7 +119,10 @@ def step(settings: Settings, results: Results) -> None:
     codes, position = torch.randint(0, NUM_CODES, STEP_SIZE), torch.rand(STEP_SIZE[0])
     runs: dict[str, Callable[[], Any]] = {}
     for precision in dict.fromkeys(("float32", settings.arithmetic)):
-        for name, model in (("ours", GatedPixelCNN(NUM_CODES)), ("plain", PlainPixelCNN(NUM_CODES))):
+        for name, model in (
+            ("ours", GatedPixelCNN(NUM_CODES, marginal=STEP_SIZE[1:])),
+            ("plain", PlainPixelCNN(NUM_CODES)),
+        ):
             runs[f"{name}, {precision}"] = lambda model=model.train(), precision=precision: _forward_backward(
                 model, codes, position, precision
             )
@@ -170,26 +175,18 @@ def train_plain(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> 
 
 
 def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> dict[str, Any]:
-    """Train as `train.py` does, for as many epochs as fit into the time; what an epoch takes is measured first."""
-    epoch = _fit_ours(settings, data, codes, 1)["seconds"]
-    return _fit_ours(settings, data, codes, max(1, int(settings.minutes * 60 / epoch)))
-
-
-def _fit_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor], epochs: int) -> dict[str, Any]:
-    seed_everything(settings.seed, "prior")
-    train, validation = data.splits["train"], data.splits["validate"]
-    model = GatedPixelCNN(NUM_CODES, conditions={"position": NUMBER})
-    mirrored = codes["train_mirrored"]
-    stage = PriorStage(
-        model,
-        codes["train"],
-        mirrored,
-        codes["validate"],
-        train.positions,
-        validation.positions,
-        settings.arithmetic,
-    )
-    folder = Path(settings.out) / f"ours-{epochs}"
+    """Train as `train.py` does, on as many maps as fit into the time; what a step takes is measured first."""
+    seconds = []
+    stage = _stage(settings, data, codes, np.arange(len(codes["train"])))
+    stage.model.train()
+    for _ in range(TIMED_STEPS):
+        started = time.monotonic()
+        stage.losses(np.arange(min(settings.batch, stage.size)))["loss"].backward()
+        seconds.append(time.monotonic() - started)
+    maps = max(settings.batch, int(settings.minutes * 60 / np.median(seconds)) * settings.batch)
+    epochs = -(-maps // stage.size)
+    stage = _stage(settings, data, codes, spread_over(stage.size, maps // epochs))
+    folder = Path(settings.out) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
     fit(stage, FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0), folder, [], resume=False)
     records = read_metrics(folder)
@@ -197,6 +194,23 @@ def _fit_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor], epoch
     curve = [{name: record[name] for name in ("seconds", "train_bits", "validate_bits")} for record in records]
     result = {"seconds": records[-1]["seconds"], "maps": epochs * stage.size, "curve": curve}
     return result | _bits(best, data, codes)
+
+
+def _stage(settings: Settings, data: Dataset, codes: dict[str, Tensor], chosen: np.ndarray) -> PriorStage:
+    """A new prior that will train on some of the training maps."""
+    seed_everything(settings.seed, "prior")
+    train, validation = data.splits["train"], data.splits["validate"]
+    return PriorStage(
+        GatedPixelCNN(NUM_CODES, conditions={"position": NUMBER}, marginal=tuple(codes["train"].shape[1:])),
+        codes["train"][chosen],
+        codes["train_mirrored"][chosen],
+        codes["validate"],
+        train.positions[chosen],
+        validation.positions,
+        [train.subjects[i] for i in chosen],
+        load_model(Path(settings.run) / "vqvae.safetensors", VQVAE).quantizer.codebook,
+        settings.arithmetic,
+    )
 
 
 def _bits(model: nn.Module, data: Dataset, codes: dict[str, Tensor]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import draw_slices
@@ -79,3 +80,32 @@ def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     for words in ("more than", "vector-quantize-pytorch", "f=16", "AdamW instead of Muon", "slices a second", "seen"):
         assert words in report, words
     assert (out / "rate_distortion.png").exists() and (out / "ssim_by_time_f4.png").exists()
+
+
+def test_every_part_of_the_scores_benchmark(tmp_path, monkeypatch, load):
+    bench = load("scores", PATCH=8)
+    monkeypatch.setattr(bench, "SPOILT", {name: bench.SPOILT[name] for name in ("real slices", "noise of 0.1")})
+    data, run, out = tmp_path / "keras_png_slices_data", str(tmp_path / "run"), tmp_path / "out"
+    for split, subjects in (("train", range(4)), ("validate", range(4, 8))):
+        draw_slices(data, split, subjects, size=(64, 64))
+    flags = ["--data", str(data), "--cache", str(tmp_path / "cache")]
+    train.main([*flags, "--epoch", "1", "--batch", "4", "--k", "16", "--stage", "vqvae", "--out", run])
+    train.main([*flags, "--stage", "encode", "--out", run])
+    bench.main([*flags, "--run", run, "--samples", "12", "--halvings", "1", "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    score, floor = results["separation"]["noise of 0.1"]["spectrum"]
+    assert score > 3 * floor
+    assert results["copies"]["copies"] + results["copies"]["others"] == 8
+    assert "others" in results["copies"] and "times its floor" in (out / "report.md").read_text()
+
+
+def test_spoilt_slices_are_spoilt_and_of_the_same_shape(load):
+    bench = load("scores")
+    images, numbers = torch.rand(6, 48, 64), np.array([0, 1, 2, 0, 1, 2])
+    torch.manual_seed(0)
+    for name, spoil in bench.SPOILT.items():
+        spoilt = spoil(images, numbers)
+        assert spoilt.shape == images.shape and torch.equal(spoilt, images) == (name == "real slices"), name
+    assert torch.equal(bench.SPOILT["one slice a position, repeated"](images, numbers)[3:], images[:3])
+    chosen = bench.spread_over_subjects(np.tile(np.arange(4), 5), np.repeat(list("abcde"), 4), 10)
+    assert len(set(chosen.tolist())) == 10 and set((chosen // 4).tolist()) == set(range(5))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import sampler
 from metrics import CodeUsage, bits_per_code
-from pixelcnn import NUMBER, GatedPixelCNN, positional_marginal
+from pixelcnn import NUMBER, GatedPixelCNN, PositionalMarginal, positional_marginal
 from sampler import Draw, Schedule, as_noise, uniform_noise
 
 POSITION = {"position": NUMBER}
@@ -22,6 +22,8 @@ def small(**changes) -> GatedPixelCNN:
     for parameter in model.parameters():
         parameter.data = torch.randn_like(parameter) * 0.3
     model.head[0] = model.head[2] = torch.nn.Softplus()
+    if model.log_marginal is not None:
+        model.log_marginal.copy_(torch.randn_like(model.log_marginal))
     return model
 
 
@@ -115,7 +117,8 @@ ORDERS = {
     + [(4, 4, 23, True)],  # wide enough for several rows of a wavefront at a time
 )
 def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned, monkeypatch):
-    model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned)
+    table = {"marginal": (height, width)} if conditioned else {}
+    model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned, **table)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
     known = torch.randint(0, 6, (3, height, width))
     every_other, one_region = torch.rand(3, height, width) < 0.5, torch.zeros(height, width, dtype=torch.bool)
@@ -240,11 +243,49 @@ def test_positional_marginal_is_a_distribution_near_the_counts():
 
 
 def test_start_from_marginal_scores_as_the_marginal():
-    codes = torch.randint(0, 6, (500, 4, 5)) % torch.randint(1, 7, (500, 4, 5))
+    codes = torch.randint(0, 6, (500, 4, 5)) % torch.randint(1, 7, (4, 5))
+    marginal = positional_marginal(codes, 6, smoothing=0.01)
+    by_place = -(marginal * marginal.log2()).sum(0).mean().item()
+    overall = CodeUsage.of(codes, 6).entropy
+    assert by_place < overall - 0.1
+    for table, expected in ((None, overall), ((4, 5), by_place)):
+        model = GatedPixelCNN(num_codes=6, channels=4, layers=2, marginal=table).eval()
+        torch.nn.init.zeros_(model.head[-1].weight)
+        model.start_from_marginal(marginal)
+        assert bits_per_code(model(codes), codes).mean().item() == pytest.approx(expected, abs=1e-2)
+    wider = model(torch.zeros(1, 8, 10, dtype=torch.int64))
+    assert wider.shape == (1, 6, 8, 10) and not torch.equal(wider[0, :, 0, 0], wider[0, :, 7, 9])
+
+
+@pytest.mark.parametrize("dims", [4, 7])
+def test_start_from_codebook_makes_similar_codes_similar(dims):
+    codebook = torch.randn(6, dims)
+    codebook[5] = codebook[4] + 1e-4
     model = GatedPixelCNN(num_codes=6, channels=4, layers=2).eval()
-    torch.nn.init.zeros_(model.head[-1].weight)
-    model.start_from_marginal(codes)
-    assert bits_per_code(model(codes), codes).mean().item() == pytest.approx(CodeUsage.of(codes, 6).entropy, abs=1e-3)
+    scale = model.head[-1].weight.std()
+    model.start_from_codebook(codebook)
+    codes = torch.randint(0, 6, (3, 4, 5))
+    swapped = torch.where(codes == 4, 5, codes)
+    logits = model(codes) - model.head[-1].bias[:, None, None]
+    torch.testing.assert_close(logits, model(swapped) - model.head[-1].bias[:, None, None], atol=1e-3, rtol=0)
+    torch.testing.assert_close(logits[:, 4], logits[:, 5], atol=1e-3, rtol=0)
+    assert (logits[:, 3] - logits[:, 5]).abs().max() > 0.01
+    torch.testing.assert_close(model.head[-1].weight.std(), scale)
+
+
+def test_the_marginal_without_a_subject_is_that_of_the_others():
+    codes, subjects = torch.randint(0, 5, (12, 3, 4)), list("aaabbbbccddd")
+    marginal = PositionalMarginal(codes, 5, subjects)
+    some = torch.tensor([0, 8, 4, 1])
+    found = marginal.log_without(some)
+    for table, index in zip(found, some.tolist()):
+        others = torch.tensor([subject != subjects[index] for subject in subjects])
+        counts = torch.nn.functional.one_hot(codes[others], 5).sum(0).permute(2, 0, 1).float()
+        overall = (codes.flatten().bincount(minlength=5) + 1) / (codes.numel() + 5)
+        expected = (counts + 3 * overall[:, None, None]) / (int(others.sum()) + 3)  # 12 maps of 4 subjects
+        torch.testing.assert_close(table.exp(), expected)
+    torch.testing.assert_close(found[0], found[3])
+    assert torch.equal(marginal.log_without(some), found), "nothing is left over from the call before"
 
 
 def test_training_learns_a_pattern_that_needs_above_left_and_position():

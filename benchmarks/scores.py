@@ -1,0 +1,204 @@
+"""Do the scores score? Known-bad slices through every realism score, and known copies through the search for them.
+
+    python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data
+
+Slices of the training subjects stand in for perfect samples, and are spoilt in several ways. Copies are training slices, as the
+codec sees them, put among held-out ones. Every part writes its figures to results.json in --out as soon as it has them.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from measuring import Results  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from cli import flag, parse_flags, require, run_main  # noqa: E402
+from dataset import load_folder, spread_over  # noqa: E402
+from memorisation import Slices, audit_copies  # noqa: E402
+from realism import SliceSet, realism  # noqa: E402
+from scoring import decode  # noqa: E402
+from utils import Progress, load_run, read_codes, versions  # noqa: E402
+
+PARTS = ("separation", "copies", "report")
+PATCH = 16  # pixels a side of the patches that are shuffled
+COPIED = 0.05  # share of the samples that are copies
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `benchmarks/scores.py`."""
+
+    run: str = flag("runs/f8", "Run folder whose codec the copies have passed.")
+    data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
+    part: str = flag("separation,copies,report", "Parts to run, separated by commas.")
+    samples: int = flag(500, "Slices in a set.")
+    halvings: int = flag(4, "Halvings of the held-out subjects that the scores are means over.")
+    seed: int = flag(0, "Seed of everything random.")
+    out: str = flag("runs/bench-scores", "Folder for the results.")
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+    def check(self) -> None:
+        unknown = set(self.part.split(",")) - set(PARTS)
+        require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
+        require(self.data is not None or self.part == "report", "these parts need --data")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = Settings(**parse_flags(Settings, __doc__, argv))
+    settings.check()
+    results = Results(Path(settings.out) / "results.json")
+    results.origin = versions()
+    for part in settings.part.split(","):
+        PART_FUNCTIONS[part](settings, results)
+
+
+# --------------------------------------------------------------------------- known-bad slices
+
+
+def separation(settings: Settings, results: Results) -> None:
+    """Every realism score of real and of spoilt slices."""
+    data, frame = load_folder(settings.data, settings.cache, None, Progress), load_run(settings.run).frame
+    train, held_out = data.splits["train"], data.splits["validate"]
+    real = SliceSet(held_out.batch(np.arange(len(held_out)), frame)[:, 0], held_out.subjects, held_out.numbers)
+    chosen = spread_over_subjects(train.numbers, np.asarray(train.subjects), settings.samples)
+    slices = SliceSet(train.batch(chosen, frame)[:, 0], [train.subjects[i] for i in chosen], train.numbers[chosen])
+    for name, spoil in SPOILT.items():
+        torch.manual_seed(settings.seed)
+        spoilt = SliceSet(spoil(slices.images, slices.numbers), slices.groups, slices.numbers)
+        with Progress(2 * settings.halvings, name, "comparison") as progress:
+            found = realism(spoilt, real, settings.seed, settings.halvings, progress.update)
+        results.add("separation", name, {score: [value.score, value.floor] for score, value in found.items()})
+
+
+def spread_over_subjects(numbers: np.ndarray, subjects: np.ndarray, count: int) -> np.ndarray:
+    """Slices of every number in turn, each of another subject as long as there are any."""
+    names = sorted(set(subjects))
+    index = {(subject, number): i for i, (subject, number) in enumerate(zip(subjects.tolist(), numbers.tolist()))}
+    slices = sorted(set(numbers.tolist()))
+    wanted = [(names[i % len(names)], slices[(i + i // len(names)) % len(slices)]) for i in range(count)]
+    return np.array([index[key] for key in wanted if key in index])
+
+
+def _blurred(images: Tensor, numbers: np.ndarray) -> Tensor:
+    return F.avg_pool2d(images[:, None], 3, 1, 1)[:, 0]
+
+
+def _noisy(images: Tensor, numbers: np.ndarray) -> Tensor:
+    return (images + 0.1 * torch.randn_like(images)).clamp(0, 1)
+
+
+def _one_a_position(images: Tensor, numbers: np.ndarray) -> Tensor:
+    first = {int(number): index for index, number in reversed(list(enumerate(numbers)))}
+    return images[[first[int(number)] for number in numbers]]
+
+
+def _shuffled(images: Tensor, numbers: np.ndarray) -> Tensor:
+    patches = images.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)
+    mixed = patches.flatten(1, 2)[:, torch.randperm(patches.shape[1] * patches.shape[2])]
+    return mixed.unflatten(1, patches.shape[1:3]).permute(0, 1, 3, 2, 4).reshape(images.shape)
+
+
+def _lopsided(images: Tensor, numbers: np.ndarray) -> Tensor:
+    return (images * torch.linspace(0.7, 1.3, images.shape[1])[:, None]).clamp(0, 1)
+
+
+def _smaller(images: Tensor, numbers: np.ndarray) -> Tensor:
+    height, width = images.shape[1:]
+    size = (round(0.85 * height), round(0.85 * width))
+    small = F.interpolate(images[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return F.pad(small, (left, width - size[1] - left, top, height - size[0] - top))
+
+
+SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
+    "real slices": lambda images, numbers: images,
+    "blurred, 3x3": _blurred,
+    "noise of 0.1": _noisy,
+    "one slice a position, repeated": _one_a_position,
+    "shuffled patches": _shuffled,
+    "one side brighter": _lopsided,
+    "heads 15 % smaller": _smaller,
+}
+
+
+# --------------------------------------------------------------------------- known copies
+
+
+def copies(settings: Settings, results: Results) -> None:
+    """Which of the samples the audit lists when some are training slices: among slices of one half of the held-out subjects,
+    with the other half as what cannot be copies."""
+    data, run = load_folder(settings.data, settings.cache, None, Progress), load_run(settings.run)
+    codes = {name: maps.long() for name, maps in read_codes(Path(settings.run)).items()}
+    subjects = np.asarray(data.splits["validate"].subjects)
+    first = torch.from_numpy(np.isin(subjects, sorted(set(subjects))[::2]))
+    rng = np.random.default_rng(settings.seed)
+    others = codes["validate"][first]
+    count = min(settings.samples, len(others))
+    copied = max(1, round(COPIED * count))
+    chosen = torch.from_numpy(rng.choice(len(codes["train"]), copied, replace=False))
+    some = torch.from_numpy(spread_over(len(others), count - copied))
+    sets = {
+        "samples": torch.cat([codes["train"][chosen], others[some]]),
+        "held out": codes["validate"][~first],
+        "train": torch.cat([codes["train"], codes["train_mirrored"]]),
+    }
+    slices = {
+        name: Slices(torch.cat([run.frame.crop(decode(run.vqvae, p, run.frame)[:, 0]).half() for p in m.split(256)]), m)
+        for name, m in sets.items()
+    }
+    with Progress(len(slices["samples"]) + len(slices["held out"]), "copies", "slice") as progress:
+        audit = audit_copies(slices["samples"], slices["held out"], slices["train"], progress.update)
+    listed = audit.listed
+    found = {
+        "copies": copied,
+        "copies_listed": int(listed[:copied].sum()),
+        "others": len(some),
+        "others_listed": int(listed[copied:].sum()),
+    }
+    results.set("copies", found)
+    print(json.dumps(found), flush=True)
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def write_report(settings: Settings, results: Results) -> None:
+    """Print the tables of all that results.json holds."""
+    values, text = results.values, []
+    if "separation" in values:
+        text.append(separation_table(values["separation"]))
+    if "copies" in values:
+        c = values["copies"]
+        text.append(
+            f"{c['copies_listed']} of {c['copies']} copies and {c['others_listed']} of {c['others']} other slices are listed."
+        )
+    (Path(settings.out) / "report.md").write_text("\n\n".join(text) + "\n")
+    print("\n\n".join(text), flush=True)
+
+
+def separation_table(table: dict[str, dict[str, Any]]) -> str:
+    """Scores as multiples of their floors, a column a kind of slices."""
+    names = list(table)
+    rows = [
+        f"| {score} | "
+        + " | ".join(f"{table[name][score][0] / max(table[name][score][1], 1e-12):.2f}" for name in names)
+        for score in next(iter(table.values()))
+    ]
+    head = f"| times its floor | {' | '.join(names)} |\n|---" + "|--:" * len(names) + "|"
+    return "\n".join([head, *(f"{row} |" for row in rows)])
+
+
+PART_FUNCTIONS = {"separation": separation, "copies": copies, "report": write_report}
+
+if __name__ == "__main__":
+    run_main(main)
