@@ -37,6 +37,7 @@ from utils import (
     Progress,
     Run,
     decoder_to_use,
+    held,
     load_model,
     load_run,
     newest_run,
@@ -54,6 +55,11 @@ from vqvae import VQVAE
 
 SHOWN = 32  # slices in a picture
 WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache")  # flags that may differ from the run's own
+EPOCHS = {
+    "epoch": "vqvae",
+    "epoch_prior": "prior",
+    "epoch_sharpen": "sharpen",
+}  # flags that may be raised, and their stages
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings.check()
     job = prepare(settings, folder)
     try:
-        run_stages(job)
+        with held(folder):
+            if not settings.resume or given.keys() & EPOCHS.keys():
+                write_config(job)
+            run_stages(job)
     except (Interrupted, KeyboardInterrupt) as stop:
         name = str(stop) or "SIGINT"
         print(f"stopped by {name}; go on with: python train.py --resume --out {folder}", flush=True)
@@ -208,6 +217,9 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
         f"{folder / 'config.json'}: this version has no such flags: {', '.join(sorted(stored.keys() - known))}",
     )
     for name, value in given.items():
+        if settings.resume and name in EPOCHS and value > stored.get(name, value):
+            check_raised(folder, name, stored[name], value)
+            continue
         require(
             not settings.resume or name in WHILE_RESUMING or value == stored.get(name, value),
             f"--{name} is {value}, but the run in {folder} was started with {stored.get(name)}; "
@@ -216,6 +228,16 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     if settings.stage == "sharpen":
         stored["no_sharpen"] = False
     return Settings(**(stored | given)), folder
+
+
+def check_raised(folder: Path, name: str, before: int, value: int) -> None:
+    """More epochs than the run was started with: possible as long as their stage is not finished."""
+    require(
+        EPOCHS[name] not in finished_stages(folder),
+        f"--{name} is {value}, but that stage of {folder} has ended after {before} epochs at most; "
+        "leave it out, or start a new run with another --out",
+    )
+    print(f"note: --{name} raised from {before} to {value}; the learning rate's schedule is stretched over all of them")
 
 
 def new_folder(settings: Settings) -> Path:
@@ -237,8 +259,6 @@ def prepare(settings: Settings, folder: Path) -> Job:
     )
     if (folder / "config.json").exists():
         check_data(job)
-    if not settings.resume:
-        write_config(job)
     return job
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -327,6 +328,27 @@ def with_sharp_decoder(vqvae: VQVAE, directory: str | Path) -> VQVAE:
     decoder = load_model(Path(directory) / SHARP_WEIGHTS, SharpDecoder)
     sharp.decoder = decoder.to(device, memory_format=torch.channels_last)
     return sharp
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder. The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: when a living process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{directory}: another process is training in this run folder; wait for its end, stop it, or name another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_config(directory: Path) -> dict[str, Any]:

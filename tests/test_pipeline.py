@@ -20,13 +20,14 @@ import train
 import training
 from evaluation import Effort
 from training import read_metrics
-from utils import UserError, load_run
+from utils import UserError, held, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
 SMALL += ["--epoch_sharpen", "2", "--batch_sharpen", "5"]
 STAGES = ("vqvae", "encode", "prior", "sharpen")  # those that train, and what they train on
 WEIGHTS = ("vqvae", "prior", "sharp")
 RUN_FILES = {
+    ".lock",
     "config.json",
     "vqvae.safetensors",
     "prior.safetensors",
@@ -358,12 +359,60 @@ def test_a_run_is_not_overwritten_and_flags_of_a_resumed_run_are_held(trained):
         train.main(["--resume", "--k", "32", "--out", str(run)])
 
 
+def test_a_run_in_use_is_left_alone(trained):
+    run, _, _ = trained
+    with held(run), pytest.raises(UserError, match="another process is training in this run folder"):
+        train.main(["--resume", "--out", str(run)])
+
+
+def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypatch, capsys, without_pictures):
+    finish = training._Fit._finish_epoch
+
+    def stop_after_the_first(self):
+        finish(self)
+        if self.stage.name == "prior":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(training._Fit, "_finish_epoch", stop_after_the_first)
+        train.main([*SMALL, "--data", str(slices), "--out", "run"])
+    with pytest.raises(UserError, match="--epoch is 3, but that stage of run has ended after 2 epochs"):
+        train.main(["--resume", "--epoch", "3", "--out", "run"])
+    with pytest.raises(UserError, match="--epoch_prior is 1, but the run in run was started with 2"):
+        train.main(["--resume", "--epoch_prior", "1", "--out", "run"])
+    train.main(["--resume", "--epoch_prior", "4", "--out", "run"])
+    assert "raised from 2 to 4; the learning rate's schedule is stretched" in capsys.readouterr().out
+    assert [r["epoch"] for r in read_metrics(Path("run")) if r["stage"] == "prior"] == [1, 2, 3, 4]
+    assert json.loads(Path("run/config.json").read_text())["flags"]["epoch_prior"] == 4
+
+
+def test_the_sharper_decoder_can_be_left_out_and_trained_later(slices, capsys, few_pictures):
+    train.main([*SMALL, "--data", str(slices), "--no_sharpen", "--out", "run"])
+    assert not Path("run/sharp.safetensors").exists()
+    before = {name: Path(f"run/{name}.safetensors").read_bytes() for name in ("vqvae", "prior", "codes")}
+    with pytest.raises(UserError, match="no sharp decoder; train it with: python train.py --stage sharpen"):
+        generate.main(["--run", "run", "--decoder", "sharp"])
+    generate.main(["--run", "run", "--n", "2"])
+    assert "faithful decoder" in capsys.readouterr().out
+    train.main(["--stage", "sharpen", "--out", "run"])
+    generate.main(["--run", "run", "--n", "2"])
+    assert "sharp decoder" in capsys.readouterr().out
+    assert before == {name: Path(f"run/{name}.safetensors").read_bytes() for name in before}
+    evaluate.main(["--run", "run", "--quick", "--split", "validate"])
+    scores = json.loads(Path("run/scores.json").read_text())["validate"]
+    assert scores["decoders"]["faithful"]["ssim"] == scores["ssim"] and scores["decoder"] == "sharp"
+    assert scores["decoders"]["sharp"].keys() == scores["decoders"]["faithful"].keys()
+    assert "| reconstructions | faithful decoder | sharp decoder |" in Path("run/report.md").read_text()
+
+
 @pytest.mark.parametrize(
     "program, arguments, message",
     [
         ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
         ("train.py", ["--epoch", "0"], "--epoch is 0; expected at least 1"),
         ("train.py", ["--k", "1"], "--k is 1; expected 2 to 65536"),
+        ("train.py", ["--no_sharpen", "--stage", "sharpen"], "--no_sharpen leaves out what --stage sharpen trains"),
+        ("train.py", ["--lr_sharpen", "0"], "--lr_sharpen is 0.0; expected a number between 0 and 1"),
         ("train.py", ["--device", "quantum"], "--device quantum: this machine"),
         ("train.py", ["--epoch_priors", "3"], "unknown flag --epoch_priors; did you mean --epoch_prior?"),
         ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
