@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from natsort import natsorted
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 import cohort
 
 SPLITS = ("train", "validate", "test")
 SLICE_NAME = re.compile(r"case_(?P<subject>.+)_slice_(?P<number>\d+)(\.nii)?\.png")
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # an image past Pillow's limit is refused
 CACHE_VERSION = 1  # raise it when the decoding changes, so that old caches are made anew
 
 ProgressFactory = Callable[[int, str, str], Any]  # (total, title, unit) -> context manager with update(count)
@@ -288,15 +290,25 @@ def _decode(path: Path, image_size: int | None) -> np.ndarray:
     """One image file as `[H, W]` uint8; colour is averaged to gray, 16 bits are scaled to 8."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):
+            if image.mode == "F":
+                gray = _gray_of_floats(np.asarray(image))
+            elif image.mode.startswith("I"):
                 gray = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
             else:
                 gray = image.convert("L")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
     if image_size is not None and gray.size != (image_size, image_size):
         gray = gray.resize((image_size, image_size), Image.Resampling.LANCZOS)
     return np.asarray(gray)
+
+
+def _gray_of_floats(pixels: np.ndarray) -> Image.Image:
+    """`[H, W]` floats, 0..1 or 0..255, as an 8-bit image."""
+    if not np.isfinite(pixels).all():
+        raise ValueError("it holds NaN or infinite pixels")
+    scale = 255 if pixels.max() <= 1 else 1
+    return Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8))
 
 
 def load_image(path: str | Path, image_size: int | None = None) -> tuple[Tensor, int | None]:

@@ -58,6 +58,9 @@ class Settings:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     require(settings.samples is None or settings.samples >= 2, f"--samples is {settings.samples}; expected at least 2")
+    require(
+        settings.out is None or not Path(settings.out).is_dir(), f"--out {settings.out} is a folder; expected a file"
+    )
     folder = Path(settings.run) if settings.run else newest_run()
     run = load_run(folder, resolve_device(settings.device))
     data = load_data(settings, run)

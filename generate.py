@@ -24,7 +24,7 @@ from dataset import load_image
 from sampler import Draw
 from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
 from scoring import decode, encode
-from utils import Run, decoder_to_use, load_run, newest_run, resolve_device
+from utils import Run, check_writable, decoder_to_use, load_run, newest_run, resolve_device
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = load_run(folder, resolve_device(settings.device), decoder)
     print(f"run {folder}, trained on {run.config['data']['title']}; {decoder} decoder")
     out = Path(settings.out) if settings.out else folder / "samples"
+    check_writable(out, "--out")
     samples = complete(settings, run, out) if settings.complete else draw_new(settings, run, out)
     if settings.png:
         write_slices(samples, out / "slices")

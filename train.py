@@ -36,6 +36,7 @@ from training import FitSettings, Interrupted, finished_stages, fit, mark_finish
 from utils import (
     Progress,
     Run,
+    check_writable,
     decoder_to_use,
     held,
     load_model,
@@ -112,12 +113,13 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "epoch_sharpen", "batch_sharpen", "d"):
+        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "epoch_sharpen", "batch_sharpen"):
             require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
         for name in ("lr", "lr_prior", "lr_sharpen"):
             require(
                 0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1"
             )
+        require(1 <= self.d <= 4096, f"--d is {self.d}; expected 1 to 4096 dimensions")
         require(2 <= self.k <= 2**16, f"--k is {self.k}; expected 2 to 65536 codes")
         require(self.patience >= 0, f"--patience is {self.patience}; expected 0 (never stop early) or more")
         require(self.save_every > 0, f"--save_every is {self.save_every}; expected minutes above 0")
@@ -128,7 +130,6 @@ class Settings:
         require(
             not (self.no_sharpen and self.stage == "sharpen"), "--no_sharpen leaves out what --stage sharpen trains"
         )
-        require(not (self.resume and self.stage != "all"), "--resume goes on with every stage; leave out --stage")
 
 
 @dataclass
@@ -180,11 +181,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, folder = plan(given)
     settings.check()
     job = prepare(settings, folder)
+    stages = stages_to_run(job)
+    check_writable(folder, "--out")
     try:
         with held(folder):
             if not settings.resume or given.keys() & EPOCHS.keys():
                 write_config(job)
-            run_stages(job)
+            run_stages(job, stages)
     except (Interrupted, KeyboardInterrupt) as stop:
         name = str(stop) or "SIGINT"
         print(f"stopped by {name}; go on with: python train.py --resume --out {folder}", flush=True)
@@ -198,6 +201,7 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     other value for a flag that would change the result, `--stage` does, since it makes its stage anew.
     """
     settings = Settings(**given)
+    require(not (settings.resume and settings.stage != "all"), "--resume goes on with every stage; leave out --stage")
     folder = Path(settings.out) if settings.out else None
     if settings.resume or (settings.stage != "all" and folder is None):
         folder = folder or newest_run("config.json")
@@ -257,6 +261,13 @@ def prepare(settings: Settings, folder: Path) -> Job:
         f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}",
         flush=True,
     )
+    height, width = job.map_size
+    places = len(data.splits["train"]) * height * width
+    require(
+        settings.k <= places,
+        f"--k is {settings.k}, but the training slices have only {places} places of {settings.downsample}x"
+        f"{settings.downsample} pixels to be given a code; lower --k or --downsample",
+    )
     if (folder / "config.json").exists():
         check_data(job)
     return job
@@ -291,36 +302,40 @@ def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
 
 
 def write_config(job: Job) -> None:
-    flags = asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)}
-    write_json(
-        job.folder / "config.json",
-        {
-            "flags": flags,
-            "data": data_summary(job),
-            "versions": versions() | {"device": str(job.device), "precision": job.precision},
-        },
-    )
+    """Write `config.json`, unless it says all this already."""
+    config = {
+        "flags": asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)},
+        "data": data_summary(job),
+        "versions": versions() | {"device": str(job.device), "precision": job.precision},
+    }
+    path = job.folder / "config.json"
+    if not path.exists() or read_config(job.folder) != config:
+        write_json(path, config)
 
 
-def run_stages(job: Job) -> None:
-    """Every stage that is wanted and not done; each reads what the ones before it left in the run folder."""
+def stages_to_run(job: Job) -> list[str]:
+    """Names of the stages that are wanted and not done, in order."""
     wanted, names = job.settings.stage, list(PIPELINE)
-    done = (
-        names[: names.index(wanted)] if wanted != "all" else finished_stages(job.folder) if job.settings.resume else []
-    )
-    if done == names:
-        print(f"{job.folder}: this run is finished, there is nothing to resume")
     require(
         wanted != "vqvae" or not any((job.folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
         f"--stage vqvae: what was trained after it in {job.folder} belongs to the VQ-VAE that is there; "
         "start a new run with another --out",
     )
-    for name in names[len(done) :]:
+    if wanted != "all":
+        return [wanted]
+    done = finished_stages(job.folder) if job.settings.resume else []
+    if done == names:
+        print(f"{job.folder}: this run is finished, there is nothing to resume")
+    return names[len(done) :]
+
+
+def run_stages(job: Job, names: list[str]) -> None:
+    """Run these stages; each reads what the ones before it left in the run folder."""
+    order = list(PIPELINE)
+    for name in names:
+        done = order[: order.index(name)]
         PIPELINE[name](job, done)
-        done = [*done, name]
-        mark_finished(job.folder, done)
-        if name == wanted:
-            break
+        mark_finished(job.folder, [*done, name])
 
 
 def train_vqvae(job: Job, done: list[str]) -> None:

@@ -330,6 +330,15 @@ def with_sharp_decoder(vqvae: VQVAE, directory: str | Path) -> VQVAE:
     return sharp
 
 
+def check_writable(folder: Path, named_by: str) -> None:
+    """Raise UserError unless the folder is there or can be made, and written to; makes nothing."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{folder}: cannot be made, {nearest} is a file; name another folder with {named_by}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: no permission to write in {nearest}; name another folder with {named_by}")
+
+
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder. The system lets go of it when the process ends, however it ends.

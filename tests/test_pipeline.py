@@ -409,21 +409,12 @@ def test_the_sharper_decoder_can_be_left_out_and_trained_later(slices, capsys, f
     "program, arguments, message",
     [
         ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
-        ("train.py", ["--epoch", "0"], "--epoch is 0; expected at least 1"),
-        ("train.py", ["--k", "1"], "--k is 1; expected 2 to 65536"),
-        ("train.py", ["--no_sharpen", "--stage", "sharpen"], "--no_sharpen leaves out what --stage sharpen trains"),
-        ("train.py", ["--lr_sharpen", "0"], "--lr_sharpen is 0.0; expected a number between 0 and 1"),
-        ("train.py", ["--device", "quantum"], "--device quantum: this machine"),
-        ("train.py", ["--epoch_priors", "3"], "unknown flag --epoch_priors; did you mean --epoch_prior?"),
-        ("train.py", ["--downsample", "5"], "--downsample: invalid choice: 5"),
         ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
-        ("generate.py", ["--n", "0"], "--n is 0; expected 1 to 10000"),
-        ("generate.py", ["--slice", "many"], "--slice is many; expected a slice number or all"),
-        ("generate.py", ["--top_p", "1.5"], "--top_p is 1.5; expected above 0"),
         ("evaluate.py", [], "no run under runs/"),
     ],
 )
 def test_mistakes_get_one_sentence_and_status_2(program, arguments, message):
+    """As a user meets them; `test_bad_input.py` has them all."""
     path = Path(train.__file__).parent / program
     done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
