@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import ranks
 from dataset import DataError
 from utils import UserError
 
@@ -27,7 +28,8 @@ class Parser(argparse.ArgumentParser):
         unrecognised = message.removeprefix("unrecognized arguments: ")
         if unrecognised != message:
             message = self._unknown(unrecognised.split()[0].split("=")[0])
-        print(f"{self.prog}: {message}; see {self.prog} -h", file=sys.stderr)
+        if ranks.first():
+            print(f"{self.prog}: {message}; see {self.prog} -h", file=sys.stderr)
         raise SystemExit(2)
 
     def _unknown(self, word: str) -> str:
@@ -76,7 +78,8 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, DataError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        if ranks.first():
+            print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has left

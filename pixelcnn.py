@@ -41,10 +41,9 @@ class GatedLayer(nn.Module):
         kernel: n, odd; the vertical kernel is n wide and sees (n + 1) // 2 rows, the horizontal one as many columns.
         first: the first layer sees codes, so its kernels leave out the current row and the current column. Later layers
             see features that know only the past, so theirs include them.
-        dropout: share of the horizontal stack's channels zeroed in training, a whole map at a time.
     """
 
-    def __init__(self, channels: int, kernel: int, first: bool, dropout: float):
+    def __init__(self, channels: int, kernel: int, first: bool):
         super().__init__()
         self.first, self.reach = first, kernel // 2
         past = kernel // 2 if first else kernel // 2 + 1  # rows above, or columns to the left, that a kernel covers
@@ -52,15 +51,18 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(channels, 2 * channels, (1, past))
         self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, v: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`v`, `h` `[B, C, h, w]`, `condition` `[B, 4C]` gate biases (vertical, then horizontal) or None."""
+    def forward(
+        self, v: Tensor, h: Tensor, condition: Tensor | None, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`v`, `h` `[B, C, h, w]`, `condition` `[B, 4C]` gate biases (vertical, then horizontal) or None; `kept` `[B, C, 1, 1]`
+        factors of the horizontal stack's gated channels, or None."""
         v_bias, h_bias = (0, 0) if condition is None else condition[:, :, None, None].chunk(2, dim=1)
         v_features = self.vertical(self._pad_rows(v))
         v_out = gate(v_features + v_bias)
         h_features = self.horizontal(self._pad_columns(h)) + self.vertical_to_horizontal(v_features)
-        update = self.out(self.dropout(gate(h_features + h_bias)))
+        gated = gate(h_features + h_bias)
+        update = self.out(gated if kept is None else gated * kept)
         return v_out, update if self.first else h + update  # no residual from the codes: it would show the code itself
 
     def _pad_rows(self, v: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class GatedPixelCNN(nn.Module):
         self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
-            [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0, dropout) for i in range(layers)]
+            [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
         )
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, num_codes, 1)
@@ -137,6 +139,7 @@ class GatedPixelCNN(nn.Module):
         position: Tensor | None = None,
         conditions: Mapping[str, Tensor] | None = None,
         log_marginal: Tensor | None = None,
+        chance: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
@@ -145,6 +148,8 @@ class GatedPixelCNN(nn.Module):
             position: `[B]` slice position in 0..1, NaN where unknown; None: unknown for all. Ignored by a prior without it.
             conditions: the others by name, `[B]` each: a number in 0..1 or a class 0, 1, ..., NaN where unknown.
             log_marginal: `[B, K, h, w]` in place of the prior's own table (`PositionalMarginal.log_without`).
+            chance: `[B, chances]` in 0..1, decides which channels are dropped; drawn in training where not given. No effect in
+                eval mode.
 
         Returns:
             `[B, K, h, w]` logits.
@@ -155,8 +160,8 @@ class GatedPixelCNN(nn.Module):
         gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
         location = self._location_map(*codes.shape[1:])
-        for layer, condition in zip(self.layers, gate_biases):
-            v, h = layer(v, h, condition)
+        for layer, condition, kept in zip(self.layers, gate_biases, self._kept(len(codes), chance)):
+            v, h = layer(v, h, condition, kept)
             if layer.first:
                 h = h + location
         logits = self.head(h)
@@ -243,6 +248,21 @@ class GatedPixelCNN(nn.Module):
         finally:
             self.train(was_training)
         return drawn.clone()  # out of inference mode
+
+    @property
+    def chances(self) -> int:
+        """Random numbers that dropout needs for one map."""
+        return len(self.layers) * self.embedding.embedding_dim if self.arguments["dropout"] else 0
+
+    def _kept(self, batch: int, chance: Tensor | None) -> list[Tensor | None]:
+        """Dropout's factors for each layer, `[B, C, 1, 1]`: whole channels of a map are dropped."""
+        if not self.training or not self.chances:
+            return [None] * len(self.layers)
+        weight, dropout = self.embedding.weight, self.arguments["dropout"]
+        if chance is None:
+            chance = torch.rand(batch, self.chances, device=weight.device)
+        kept = (chance >= dropout).to(weight) / (1 - dropout)
+        return list(kept[:, :, None, None].chunk(len(self.layers), dim=1))
 
     def _known(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Known codes and where they stand, `[B, h, w]` each; whatever stands elsewhere is made a valid code."""

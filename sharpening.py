@@ -10,6 +10,7 @@ it is where the slice had it. The encoder, the codebook, the prior and the first
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +121,9 @@ class Sharpener(nn.Module):
     def arguments(self) -> dict[str, int]:
         return self.decoder.arguments
 
-    def losses(self, quantized: Tensor, faithful: Tensor, images: Tensor, ramp: float = 1.0) -> SharpeningLosses:
+    def losses(
+        self, quantized: Tensor, faithful: Tensor, images: Tensor, seeds: Sequence[int], ramp: float = 1.0
+    ) -> SharpeningLosses:
         """One step's losses of both networks.
 
         The adversarial gradient is scaled to `ADVERSARIAL` times the size of the reconstruction's, both measured at the picture.
@@ -129,9 +132,10 @@ class Sharpener(nn.Module):
             quantized: `[B, D, h, w]` code vectors.
             faithful: `[B, 1, H, W]` what the first decoder makes of them.
             images: `[B, 1, H, W]` the slices.
+            seeds: of each slice's noise.
             ramp: 0..1, weight of the adversarial term while the discriminator learns its first lessons.
         """
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in torch.randint(2**62, (len(images),))]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         sharp = self.decoder(quantized, generators).float()
         with torch.enable_grad():
             seen = sharp.detach().requires_grad_()

@@ -37,6 +37,7 @@ class VQVAEStage(Stage):
     """
 
     name, score, higher_is_better = "vqvae", "validate_ssim", True
+    chances = 1
 
     def __init__(self, model: VQVAE, train: Split, validation: Split, frame: Frame, precision: str):
         self.model, self.train, self.frame, self.precision = model, train, frame, precision
@@ -61,8 +62,8 @@ class VQVAEStage(Stage):
         if step == first_quantised:
             self._place_codes()
 
-    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
-        images = mirrored(self._images(indices))
+    def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
+        images = mirrored(self._images(indices), chance[:, 0])
         with autocast(images.device, self.precision):
             out = None if self.continuous else self.model(images)
             decoded = self.model.autoencode(images) if out is None else out.images
@@ -79,15 +80,20 @@ class VQVAEStage(Stage):
     def after_step(self) -> dict[str, float]:
         if self.continuous:
             return {}
+        if not self.pending:  # this process had no share of the batch
+            none = torch.empty(0, 1, 1, dtype=torch.int64, device=self.model.quantizer.codebook.device)
+            self.pending = [(self.model.quantizer.codebook.new_empty(0, self.model.quantizer.code_dim, 1, 1), none)]
         latents, codes = (torch.cat(parts) for parts in zip(*self.pending))
         self.pending.clear()
         self.model.quantizer.update(latents, codes)
         usage = CodeUsage.of(codes.cpu(), self.model.quantizer.num_codes)
         return {"codes": usage.used, "perplexity": usage.perplexity}
 
-    def validate(self, model: VQVAE) -> dict[str, float]:
+    def before_validation(self) -> None:
         if self.continuous:
             self._place_codes()  # so that an early score is one of codes too
+
+    def validate(self, model: VQVAE) -> dict[str, float]:
         scores = {}
         for name, split in self.scored.items():
             codes = encode_split(model, split, self.frame)
@@ -111,7 +117,7 @@ class VQVAEStage(Stage):
 
     def _images(self, indices: np.ndarray) -> Tensor:
         device = next(self.model.parameters()).device
-        return self.train.batch(np.sort(indices), self.frame).to(device, memory_format=torch.channels_last)
+        return self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
 
 
 class PriorStage(Stage):
@@ -141,24 +147,24 @@ class PriorStage(Stage):
         self.validation, self.precision = validation, precision
         self.marginal = PositionalMarginal(torch.cat([train, mirrored]), model.num_codes, [*subjects, *subjects])
         self.positions = {"train": train_positions, "validate": validation_positions}
-        self.size = len(train)
+        self.size, self.chances = len(train), 2 + model.chances
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
         self.model.start_from_marginal(self.marginal.probabilities())
         self.model.start_from_codebook(self.codebook)
 
-    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
+    def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         device = self.model.embedding.weight.device
         chosen = torch.from_numpy(indices)
-        swap = torch.rand(len(indices), 1, 1) < 0.5
+        swap = chance[:, 0, None, None] < 0.5
         codes = torch.where(swap, self.mirrored[chosen], self.train[chosen]).long().to(device)
         position = position_batch(self.positions["train"], indices, device)
         if position is not None:  # now and then without, so that the prior also knows slices of unknown position
-            position = torch.where(torch.rand(len(position)).to(device) < UNKNOWN_SHARE, math.nan, position)
+            position = torch.where(chance[:, 1].to(device) < UNKNOWN_SHARE, math.nan, position)
         known = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
         with autocast(device, self.precision):
-            logits = self.model(codes, position, log_marginal=known)
+            logits = self.model(codes, position, log_marginal=known, chance=chance[:, 2:].to(device))
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
@@ -181,6 +187,7 @@ class SharpenStage(Stage):
 
     name, score, higher_is_better = "sharp", "validate_mixture", True
     average_decay = 0.999
+    chances = 2
 
     def __init__(
         self,
@@ -213,10 +220,10 @@ class SharpenStage(Stage):
     def before_step(self, step: int, steps: int) -> None:
         self.ramp = min(1.0, step / max(1, min(ADVERSARIAL_RAMP, steps // 10)))
 
-    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
+    def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         device = self.vqvae.quantizer.codebook.device
         images = self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
-        swap = torch.rand(len(indices), 1, 1) < 0.5
+        swap = chance[:, 0, None, None] < 0.5
         chosen = torch.from_numpy(indices)
         codes = torch.where(swap, self.codes[1][chosen], self.codes[0][chosen]).long().to(device)
         images = torch.where(swap[..., None].to(device), images.flip(2), images)
@@ -224,7 +231,8 @@ class SharpenStage(Stage):
             quantized = self.vqvae.quantizer.lookup(codes)
             with torch.no_grad():
                 faithful = self.vqvae.decoder(quantized).float()
-            losses = self.model.losses(quantized, faithful, images, self.ramp)
+            seeds = [int(number * 2**53) for number in chance[:, 1].tolist()]
+            losses = self.model.losses(quantized, faithful, images, seeds, self.ramp)
         return vars(losses)
 
     def validate(self, model: Sharpener) -> dict[str, float]:
@@ -264,7 +272,7 @@ def scored_slices(training_slices: int) -> int:
     return max(8, min(EPOCH_SCORE_SLICES, training_slices // 8))
 
 
-def mirrored(images: Tensor) -> Tensor:
-    """Each slice of `[B, 1, H, W]` mirrored left to right (its rows, as the head lies on its side) with probability a half."""
-    chosen = torch.rand(len(images), 1, 1, 1).to(images.device) < 0.5
-    return torch.where(chosen, images.flip(2), images)
+def mirrored(images: Tensor, chance: Tensor) -> Tensor:
+    """Each slice of `[B, 1, H, W]` mirrored left to right (its rows, as the head lies on its side) where its chance is below a
+    half."""
+    return torch.where(chance[:, None, None, None].to(images.device) < 0.5, images.flip(2), images)

@@ -5,6 +5,7 @@
     python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
     python train.py --resume --out runs/mine                 # go on where it was stopped
     python train.py --stage prior --out runs/mine            # one stage of a run anew
+    torchrun --nproc_per_node=2 train.py --data DIR          # two processes share every batch: the same result
 
 The run folder then holds the weights, the curves, the scores, the pictures and `report.md`; `generate.py` and `evaluate.py`
 work on it.
@@ -13,6 +14,7 @@ work on it.
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import figures
+import ranks
 import report
 from cli import flag, parse_flags, require, run_main
 from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
@@ -180,14 +183,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse_flags(Settings, __doc__, argv)
     settings, folder = plan(given)
     settings.check()
-    job = prepare(settings, folder)
+    device = ranks.join(resolve_device(settings.device))
+    folder = ranks.from_first(lambda: folder)
+    job = prepare(settings, folder, device)
     stages = stages_to_run(job)
     check_writable(folder, "--out")
+    ranks.wait()  # all have read what is there, now it may change
     try:
-        with held(folder):
-            if not settings.resume or given.keys() & EPOCHS.keys():
+        with held(folder) if ranks.first() else nullcontext():
+            if ranks.first() and (not settings.resume or given.keys() & EPOCHS.keys()):
                 write_config(job)
             run_stages(job, stages)
+        ranks.leave()
     except (Interrupted, KeyboardInterrupt) as stop:
         name = str(stop) or "SIGINT"
         print(f"stopped by {name}; go on with: python train.py --resume --out {folder}", flush=True)
@@ -249,11 +256,10 @@ def new_folder(settings: Settings) -> Path:
     return Path("runs") / f"{name}-f{settings.downsample}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def prepare(settings: Settings, folder: Path) -> Job:
-    """Load the data and open the run folder."""
-    device = resolve_device(settings.device)
+def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
+    """Load the data and see that it fits the run."""
     precision = resolve_precision(settings.precision, device)
-    data = load_data(settings.data, settings.image_size, settings.cache)
+    data = ranks.first_before_others(lambda: load_data(settings.data, settings.image_size, settings.cache))
     frame = find_frame(data.splits["train"].images, settings.downsample)
     job = Job(settings, folder, data, frame, device, precision)
     print(
@@ -334,7 +340,9 @@ def run_stages(job: Job, names: list[str]) -> None:
     order = list(PIPELINE)
     for name in names:
         done = order[: order.index(name)]
-        PIPELINE[name](job, done)
+        if name in TOGETHER or ranks.first():
+            PIPELINE[name](job, done)
+        ranks.wait()
         mark_finished(job.folder, [*done, name])
 
 
@@ -348,6 +356,8 @@ def train_vqvae(job: Job, done: list[str]) -> None:
         print("note: without a validation split, the best weights are those that score best on the training slices")
     stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision)
     fit(stage, job.fit_settings("vqvae"), job.folder, done, s.resume)
+    if not ranks.first():
+        return
     records = [record for record in read_metrics(job.folder) if record["stage"] == "vqvae"]
     figures.vqvae_status(records, job.pictures / "vqvae_train_status.png", f"VQ-VAE on {job.data.title}", s.k, scored)
 
@@ -382,6 +392,8 @@ def train_prior(job: Job, done: list[str]) -> None:
         job.precision,
     )
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
+    if not ranks.first():
+        return
     records = [record for record in read_metrics(job.folder) if record["stage"] == "prior"]
     figures.prior_status(
         records,
@@ -405,6 +417,8 @@ def train_sharp_decoder(job: Job, done: list[str]) -> None:
         vqvae, splits["train"], validation, codes["train"], codes["train_mirrored"], job.frame, job.precision
     )
     fit(stage, job.fit_settings("sharpen"), job.folder, done, s.resume)
+    if not ranks.first():
+        return
     records = [record for record in read_metrics(job.folder) if record["stage"] == "sharp"]
     figures.sharp_status(
         records, job.pictures / "sharp_train_status.png", f"Sharper decoder on {job.data.title}", scored
@@ -549,6 +563,7 @@ PIPELINE = {
     "sample": sample_slices,
     "report": score_and_report,
 }
+TOGETHER = ("vqvae", "prior", "sharpen")  # stages that all processes take part in; the first one does the others alone
 
 
 if __name__ == "__main__":

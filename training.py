@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
+import ranks
 from utils import (
     Progress,
     UserError,
@@ -56,6 +57,8 @@ class Stage:
     score: key of the validation score that decides the best weights; higher_is_better: its direction.
     micro_batch: examples whose activations are held at a time; gradients of a batch are summed over its parts.
     average_decay: of the exponential moving average of the weights that is scored and kept; None scores the weights.
+    chances: random numbers that the losses of one example need. They are drawn for the whole batch before it is divided, so that
+        neither the parts nor the number of processes changes what an example meets.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Stage:
     higher_is_better: bool
     micro_batch: int
     average_decay: float | None = None
+    chances: int = 0
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
         """What moves the weights. The loop sets every learning rate to `lr` times its schedule, and times the parameter group's
@@ -77,13 +81,19 @@ class Stage:
     def before_step(self, step: int, steps: int) -> None:
         """Called before each of the run's `steps` steps, with its number from 0."""
 
-    def losses(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Mean losses of a (part of a) batch as scalars; "loss" is minimised, the others are shown."""
+    def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
+        """Mean losses of a (part of a) batch as scalars; "loss" is minimised, the others are shown.
+
+        chance: `[len(indices), chances]` float64 in 0..1, on the CPU.
+        """
         raise NotImplementedError
 
     def after_step(self) -> dict[str, float]:
         """Called after each optimizer step; what it returns is shown in the progress bar."""
         return {}
+
+    def before_validation(self) -> None:
+        """Called in every process before `validate`, which the first process alone calls."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Scores of the model, in eval mode, after an epoch."""
@@ -141,8 +151,12 @@ class _Fit:
             seed_everything(self.settings.seed, self.stage.name, "start")
             self.stage.start(self._order(0)[: self.settings.batch])
             self._keep_metrics(0)
-        self.curves = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.place.epoch + 1)
-        with _signals() as arrived, self.curves:
+        ranks.wait()  # before anything is written that another process has yet to read
+        with ExitStack() as open_files:
+            arrived = open_files.enter_context(_signals())
+            if ranks.first():
+                curves = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.place.epoch + 1)
+                self.curves = open_files.enter_context(curves)
             while self.place.epoch < self.settings.epochs and not self._out_of_patience():
                 self._epoch(arrived)
         self.stage.model.requires_grad_(False)
@@ -169,13 +183,14 @@ class _Fit:
                 shown = self._step(batch)
                 place.step += 1
                 progress.update(len(batch), **shown)
-                if arrived or time.monotonic() - saved > 60 * settings.save_every:
+                stop = ranks.anywhere(bool(arrived))
+                if stop or ranks.anywhere(time.monotonic() - saved > 60 * settings.save_every):
                     now = time.monotonic()
                     place.seconds += now - started
                     started = saved = now
                     self._save()
-                if arrived:
-                    raise Interrupted(signal.Signals(arrived[0]).name)
+                if stop:
+                    raise Interrupted(signal.Signals(arrived[0] if arrived else signal.SIGTERM).name)
         place.seconds += time.monotonic() - started
         self._finish_epoch()
 
@@ -188,13 +203,9 @@ class _Fit:
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.lr * self._rate(step) * group.get("share", 1.0)
         stage.before_step(step, self.steps * self.settings.epochs)
-        totals: dict[str, float] = {}
-        for start in range(0, len(batch), stage.micro_batch):
-            part = batch[start : start + stage.micro_batch]
-            losses = stage.losses(part)
-            (losses["loss"] * (len(part) / len(batch))).backward()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(part)
+        chance = torch.rand(len(batch), stage.chances, dtype=torch.float64)
+        mine = ranks.share(len(batch))
+        totals = self._backward(batch[mine], chance[mine], len(batch))
         if not math.isfinite(totals["loss"]):
             raise UserError(
                 f"the {stage.name} loss is {totals['loss']} at epoch {place.epoch + 1}, step {place.step + 1}; "
@@ -210,6 +221,19 @@ class _Fit:
             place.totals[name] = place.totals.get(name, 0.0) + value
         return {"loss": totals["loss"] / len(batch)} | shown
 
+    def _backward(self, batch: np.ndarray, chance: Tensor, whole: int) -> dict[str, float]:
+        """Leave in every parameter the gradient of the mean loss over the `whole` batch, of which this process has a share; sums
+        of each loss over it."""
+        stage, totals = self.stage, {"loss": 0.0}
+        for start in range(0, len(batch), stage.micro_batch):
+            part = slice(start, start + stage.micro_batch)
+            losses = stage.losses(batch[part], chance[part])
+            (losses["loss"] * (len(batch[part]) / whole)).backward()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * len(batch[part])
+        ranks.sum_gradients(stage.model.parameters())
+        return ranks.sum_by_name(totals)
+
     def _rate(self, step: int) -> float:
         """Linear warm-up, then a cosine over all epochs asked for, as a share of the learning rate."""
         total = self.steps * self.settings.epochs
@@ -223,13 +247,16 @@ class _Fit:
         place, stage = self.place, self.stage
         model = stage.model if self.average is None else self.average.module
         model.eval()
-        scores = {name: total / stage.size for name, total in place.totals.items()} | stage.validate(model)
+        scores = {name: total / stage.size for name, total in place.totals.items()}
+        stage.before_validation()
+        scores |= ranks.from_first(lambda: stage.validate(model))
         place.epoch, place.step, place.totals = place.epoch + 1, 0, {}
         value = scores[stage.score]
         better = place.best is None or (value > place.best if stage.higher_is_better else value < place.best)
         if better:
             place.best, place.best_epoch, place.stale = value, place.epoch, 0
-            save_model(self.weights, stage.kept(stage.model), stage.kept(model).state_dict())
+            if ranks.first():
+                save_model(self.weights, stage.kept(stage.model), stage.kept(model).state_dict())
         else:
             place.stale += 1
         self._log(scores)
@@ -238,6 +265,8 @@ class _Fit:
         print(f"{stage.name} epoch {place.epoch}/{self.settings.epochs}: {shown}{' *' if better else ''}", flush=True)
 
     def _log(self, scores: dict[str, float]) -> None:
+        if not ranks.first():
+            return
         place = self.place
         record = {
             "stage": self.stage.name,
@@ -263,7 +292,9 @@ class _Fit:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": None if self.average is None else self.average.state_dict(),
         }
-        save_checkpoint(self.checkpoint, state)
+        if ranks.first():
+            save_checkpoint(self.checkpoint, state)
+        ranks.wait()
 
     def _restore(self) -> bool:
         """Load the checkpoint if it is of this stage; forget what was logged after it."""
@@ -284,6 +315,8 @@ class _Fit:
 
     def _keep_metrics(self, epochs: int) -> None:
         """Forget what was logged of this stage after these epochs."""
+        if not ranks.first():
+            return
         kept = [
             record
             for record in read_metrics(self.folder)
@@ -305,7 +338,8 @@ def finished_stages(folder: Path) -> list[str]:
 
 def mark_finished(folder: Path, finished: list[str]) -> None:
     """Record in the run's checkpoint that these stages are done."""
-    save_checkpoint(folder / "checkpoint.pt", {"stage": None, "finished": finished})
+    if ranks.first():
+        save_checkpoint(folder / "checkpoint.pt", {"stage": None, "finished": finished})
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -212,7 +212,7 @@ class VectorQuantizer(nn.Module):
             return
         errors = (vectors - self.codebook[codes]).square().sum(1)
         # exponential race: the largest of errors / Exp(1) are a draw without replacement, for any number of vectors
-        race = (errors / torch.empty_like(errors).exponential_()).topk(min(len(dead), len(errors)))
+        race = (errors / _exponential_like(errors)).topk(min(len(dead), len(errors)))
         times, rows = race.values.new_zeros(len(dead)), vectors.new_zeros(len(dead), self.code_dim)
         times[: len(race.values)], rows[: len(race.values)] = race.values, vectors[race.indices]
         times, rows = _gathered(times), _gathered(rows)
@@ -222,6 +222,15 @@ class VectorQuantizer(nn.Module):
         self.codebook[dead] = rows
         self.counts[dead] = mean_count * self.revive_below * 2  # a grace period, then it must earn its place
         self.sums[dead] = rows * self.counts[dead, None]
+
+
+def _exponential_like(errors: Tensor) -> Tensor:
+    """Draws of Exp(1), one a vector; each process has its share of those that one process alone would draw."""
+    if not dist.is_initialized():
+        return torch.empty_like(errors).exponential_()
+    counts = _gathered(torch.tensor([len(errors)], device=errors.device)).tolist()
+    before = sum(counts[: dist.get_rank()])
+    return errors.new_empty(sum(counts)).exponential_()[before : before + len(errors)]
 
 
 def _gathered(rows: Tensor) -> Tensor:

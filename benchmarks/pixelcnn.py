@@ -181,7 +181,8 @@ def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> d
     stage.model.train()
     for _ in range(TIMED_STEPS):
         started = time.monotonic()
-        stage.losses(np.arange(min(settings.batch, stage.size)))["loss"].backward()
+        some = np.arange(min(settings.batch, stage.size))
+        stage.losses(some, torch.rand(len(some), stage.chances))["loss"].backward()
         seconds.append(time.monotonic() - started)
     maps = max(settings.batch, int(settings.minutes * 60 / np.median(seconds)) * settings.batch)
     epochs = -(-maps // stage.size)

@@ -462,7 +462,7 @@ CHOICES: dict[str, Callable[[ExitStack, VQVAEStage, FitSettings], FitSettings | 
     "32 slices a step": _with_batch_32,
     "flat patches as any other": _patched(vqvae, "FLAT", -1.0),
     "ReLU instead of leaky ReLU": _with_relu,
-    "no mirroring": _patched(stages, "mirrored", lambda images: images),
+    "no mirroring": _patched(stages, "mirrored", lambda images, chance: images),
     "SSIM windows of 7": _patched(vqvae, "window_ssim", partial(window_ssim, window=7)),
     "average of the weights": _with_average,
     "no revival": _without_revival,

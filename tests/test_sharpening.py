@@ -56,7 +56,7 @@ def test_the_loss_pulls_the_decoder_both_ways_and_the_discriminator_one(vqvae):
     def gradients(ramp: float) -> tuple[torch.Tensor, torch.Tensor]:
         sharpener.zero_grad()
         torch.manual_seed(1)
-        sharpener.losses(quantized, faithful, images, ramp).loss.backward()
+        sharpener.losses(quantized, faithful, images, range(4), ramp).loss.backward()
         parts = (sharpener.decoder, sharpener.discriminator)
         return tuple(torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in parts)
 
