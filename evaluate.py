@@ -3,6 +3,7 @@
     python evaluate.py                                       # the newest run, on its own data
     python evaluate.py --run runs/mine --data data/keras_png_slices_data --split validate
     python evaluate.py --run runs/mine --quick               # fewer samples, fewer comparisons
+    python evaluate.py --run pretrained --data DIR           # the weights that come with the toolkit; into runs/pretrained/
 
 Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew. `evaluation.py` says
 what each key of scores.json means.
@@ -18,13 +19,14 @@ from cli import flag, parse_flags, require, run_main
 from dataset import SPLITS, Dataset, load_cohort, load_folder
 from evaluation import FULL, QUICK, Case, evaluate_split
 from utils import (
+    PRETRAINED,
     Progress,
     Run,
     decoder_to_use,
     load_run,
-    newest_run,
     read_codes,
     resolve_device,
+    run_folder,
     with_sharp_decoder,
     write_json,
 )
@@ -34,7 +36,9 @@ from utils import (
 class Settings:
     """The flags of `evaluate.py`."""
 
-    run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
+    run: str | None = flag(
+        None, "Run folder, or pretrained; where it is not given, the newest under runs/, else the pretrained weights."
+    )
     data: str | None = flag(None, "Folder of slices; the data the run was trained on where it is not given.")
     split: str | None = flag(
         None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require(
         settings.out is None or not Path(settings.out).is_dir(), f"--out {settings.out} is a folder; expected a file"
     )
-    folder = Path(settings.run) if settings.run else newest_run()
+    folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
     data = load_data(settings, run)
     name = settings.split or data.best_split("test", "validate")[0]
@@ -73,22 +77,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{data.title}: slices of {split.images.shape[1]}x{split.images.shape[2]} pixels, "
         f"but the run was trained on {expected[0]}x{expected[1]}",
     )
-    print(f"run {folder}, trained on {run.config['data']['title']}; scoring {name} of {data.title}", flush=True)
+    print(
+        f"run {folder.name if folder == PRETRAINED else folder}, trained on {run.config['data']['title']}; "
+        f"scoring {name} of {data.title}",
+        flush=True,
+    )
     effort = QUICK if settings.quick else FULL
     effort = replace(effort, samples=settings.samples or effort.samples)
     sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
     decoder = decoder_to_use(folder, settings.decoder)
-    case = Case(run, data, name, read_codes(folder), effort, settings.seed, folder / "images", sharp, decoder)
+    kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder  # the toolkit's own folder stays as it is
+    case = Case(run, data, name, read_codes(folder), effort, settings.seed, kept / "images", sharp, decoder)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))
     if settings.out:
         write_json(Path(settings.out), scores)
     else:
-        path = folder / "scores.json"
+        path = kept / "scores.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, known | scores)
-        report.write(folder, run.config, known | scores)
+        report.write(kept, run.config, known | scores)
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
 
 

@@ -1,6 +1,6 @@
 """Draw new slices from a trained run.
 
-    python generate.py                                       # 64 slices from the newest run under runs/
+    python generate.py                                       # 64 slices from the newest run, else from the pretrained weights
     python generate.py --run runs/mine --n 16 --slice 12     # one slice position
     python generate.py --slice all                           # every slice position, a row each
     python generate.py --temperature 0.9 --top_p 0.95 --seed 1 --out samples --png
@@ -24,7 +24,7 @@ from dataset import load_image
 from sampler import Draw
 from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
 from scoring import decode, encode
-from utils import Run, check_writable, decoder_to_use, load_run, newest_run, resolve_device
+from utils import PRETRAINED, Run, check_writable, decoder_to_use, load_run, resolve_device, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
@@ -34,7 +34,9 @@ EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
 class Settings:
     """The flags of `generate.py`."""
 
-    run: str | None = flag(None, "Run folder; the newest under runs/ where it is not given.")
+    run: str | None = flag(
+        None, "Run folder, or pretrained; where it is not given, the newest under runs/, else the pretrained weights."
+    )
     n: int | None = flag(
         None,
         "Slices to draw: 64 where it is not given, of which the grids show the first 64; with --slice all the number at each "
@@ -98,11 +100,13 @@ class Settings:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
-    folder = Path(settings.run) if settings.run else newest_run("prior.safetensors")
+    folder = run_folder(settings.run, "prior.safetensors")
     decoder = decoder_to_use(folder, settings.decoder)
     run = load_run(folder, resolve_device(settings.device), decoder)
-    print(f"run {folder}, trained on {run.config['data']['title']}; {decoder} decoder")
-    out = Path(settings.out) if settings.out else folder / "samples"
+    print(
+        f"run {folder.name if folder == PRETRAINED else folder}, trained on {run.config['data']['title']}; {decoder} decoder"
+    )
+    out = Path(settings.out) if settings.out else Path("samples") if folder == PRETRAINED else folder / "samples"
     check_writable(out, "--out")
     samples = complete(settings, run, out) if settings.complete else draw_new(settings, run, out)
     if settings.png:

@@ -178,6 +178,15 @@ class GatedPixelCNN(nn.Module):
             self.log_marginal.copy_(marginal.log())
             self.head[-1].bias.zero_()
 
+    def for_maps_of(self, height: int, width: int) -> "GatedPixelCNN":
+        """The same prior with a table of code frequencies for maps of this size, resampled where it had one."""
+        if self.arguments["marginal"] == (height, width):
+            return self
+        other = GatedPixelCNN(**(self.arguments | {"marginal": (height, width)}))
+        table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)
+        other.load_state_dict(self.state_dict() | {"log_marginal": table})
+        return other
+
     @torch.no_grad()
     def start_from_codebook(self, codebook: Tensor) -> None:
         """Start both the embedding and the head's last weights from the codes' `[K, D]` vectors, at their usual scales.

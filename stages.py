@@ -39,8 +39,11 @@ class VQVAEStage(Stage):
     name, score, higher_is_better = "vqvae", "validate_ssim", True
     chances = 1
 
-    def __init__(self, model: VQVAE, train: Split, validation: Split, frame: Frame, precision: str):
-        self.model, self.train, self.frame, self.precision = model, train, frame, precision
+    def __init__(
+        self, model: VQVAE, train: Split, validation: Split, frame: Frame, precision: str, trained: bool = False
+    ):
+        """`trained`: the model has been trained before, so its codes stay where they are."""
+        self.model, self.train, self.frame, self.precision, self.trained = model, train, frame, precision, trained
         self.size = len(train)
         self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
         self.scored = {
@@ -54,12 +57,13 @@ class VQVAEStage(Stage):
         return vqvae_optimizers(self.model, lr)
 
     def start(self, indices: np.ndarray) -> None:
-        self.model.start(self._images(indices))
+        if not self.trained:
+            self.model.start(self._images(indices))
 
     def before_step(self, step: int, steps: int) -> None:
-        first_quantised = min(CONTINUOUS_STEPS, round(CONTINUOUS_SHARE * steps))
+        first_quantised = 0 if self.trained else min(CONTINUOUS_STEPS, round(CONTINUOUS_SHARE * steps))
         self.continuous = step < first_quantised
-        if step == first_quantised:
+        if step == first_quantised and not self.trained:
             self._place_codes()
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
@@ -124,8 +128,10 @@ class PriorStage(Stage):
     """Trains the prior on code maps; scored by bits per code on the validation maps.
 
     Half of the maps of an epoch are those of the mirrored slices, as the VQ-VAE saw them: twice as many heads to learn from.
-    The prior's table of code frequencies by place counts all of these, but for the subject that it is learning from. `codebook`:
-    `[K, D]`, the codes' vectors, which it starts from.
+    The prior's table of code frequencies by place counts all of these, but for the subject that it is learning from.
+
+    codebook: `[K, D]`, the codes' vectors, which the prior starts from. trained: it has been trained before and starts from what
+    it knows, but for that table.
     """
 
     name, score, higher_is_better = "prior", "validate_bits", False
@@ -142,7 +148,9 @@ class PriorStage(Stage):
         subjects: list[str],
         codebook: Tensor,
         precision: str,
+        trained: bool = False,
     ):
+        self.trained = trained
         self.model, self.train, self.mirrored, self.codebook = model, train, mirrored, codebook
         self.validation, self.precision = validation, precision
         self.marginal = PositionalMarginal(torch.cat([train, mirrored]), model.num_codes, [*subjects, *subjects])
@@ -151,8 +159,11 @@ class PriorStage(Stage):
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
-        self.model.start_from_marginal(self.marginal.probabilities())
-        self.model.start_from_codebook(self.codebook)
+        if not self.trained:
+            self.model.start_from_marginal(self.marginal.probabilities())
+            self.model.start_from_codebook(self.codebook)
+        elif self.model.log_marginal is not None:
+            self.model.log_marginal.copy_(self.marginal.probabilities().log())
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         device = self.model.embedding.weight.device
@@ -198,10 +209,11 @@ class SharpenStage(Stage):
         mirrored_codes: Tensor,
         frame: Frame,
         precision: str,
+        decoder: SharpDecoder | None = None,
     ):
         self.vqvae, self.train, self.frame, self.precision = vqvae, train, frame, precision
         self.codes = codes, mirrored_codes
-        self.model = Sharpener(SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.model = Sharpener(decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
         self.size = len(train)
         self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
         self.scored = validation.evenly(scored_slices(self.size))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from metrics import radial_power
 from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
+from sharpening import SharpDecoder
 from stages import PriorStage, SharpenStage, VQVAEStage
 from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
 from utils import (
@@ -50,6 +51,7 @@ from utils import (
     replacing,
     resolve_device,
     resolve_precision,
+    run_folder,
     seed_everything,
     versions,
     with_sharp_decoder,
@@ -57,6 +59,7 @@ from utils import (
 )
 from vqvae import VQVAE
 
+Model = TypeVar("Model")
 SHOWN = 32  # slices in a picture
 WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache")  # flags that may differ from the run's own
 EPOCHS = {
@@ -86,6 +89,10 @@ class Settings:
     data: str | None = flag(
         None,
         "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where it is not given.",
+    )
+    init: str | None = flag(
+        None,
+        "Run folder, or pretrained, whose weights the networks start from; they are trained further on the data given here.",
     )
     image_size: int | None = flag(
         None,
@@ -274,6 +281,8 @@ def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
         f"--k is {settings.k}, but the training slices have only {places} places of {settings.downsample}x"
         f"{settings.downsample} pixels to be given a code; lower --k or --downsample",
     )
+    if settings.init is not None:
+        check_init(settings)
     if (folder / "config.json").exists():
         check_data(job)
     return job
@@ -350,16 +359,37 @@ def train_vqvae(job: Job, done: list[str]) -> None:
     """Train the first stage; leaves `vqvae.safetensors` and its curves."""
     s = job.settings
     seed_everything(s.seed, "vqvae")
-    model = VQVAE(s.k, s.d, s.downsample).to(job.device, memory_format=torch.channels_last)
+    model = weights_to_start_from(job, "vqvae", VQVAE) or VQVAE(s.k, s.d, s.downsample)
+    model = model.to(job.device, memory_format=torch.channels_last)
     scored, validation = job.validation()
     if scored != "validate":
         print("note: without a validation split, the best weights are those that score best on the training slices")
-    stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision)
+    stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision, s.init is not None)
     fit(stage, job.fit_settings("vqvae"), job.folder, done, s.resume)
     if not ranks.first():
         return
     records = [record for record in read_metrics(job.folder) if record["stage"] == "vqvae"]
     figures.vqvae_status(records, job.pictures / "vqvae_train_status.png", f"VQ-VAE on {job.data.title}", s.k, scored)
+
+
+def weights_to_start_from(job: Job, name: str, model_class: type[Model]) -> Model | None:
+    """The model of the `--init` run, ready to be trained on, or None where there is no such run or it has no such model."""
+    if job.settings.init is None:
+        return None
+    path = run_folder(job.settings.init) / f"{name}.safetensors"
+    return load_model(path, model_class).requires_grad_(True) if path.exists() else None
+
+
+def check_init(settings: Settings) -> None:
+    """Raise UserError unless the networks of the `--init` run fit this one."""
+    folder = run_folder(settings.init)
+    read_config(folder)
+    arguments = load_model(folder / "vqvae.safetensors", VQVAE).arguments
+    for name, key in (("k", "num_codes"), ("d", "code_dim"), ("downsample", "downsample")):
+        require(
+            getattr(settings, name) == arguments[key],
+            f"--init {settings.init}: its --{name} is {arguments[key]}, this run's {getattr(settings, name)}; make them equal",
+        )
 
 
 def encode_slices(job: Job, done: list[str]) -> None:
@@ -378,7 +408,11 @@ def train_prior(job: Job, done: list[str]) -> None:
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
     conditions = {} if splits["train"].positions is None else {"position": NUMBER}
-    model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size).to(job.device)
+    known = weights_to_start_from(job, "prior", GatedPixelCNN)
+    if known is None:
+        model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size).to(job.device)
+    else:
+        model = known.for_maps_of(*job.map_size).to(job.device)
     scored, validation = job.validation()
     stage = PriorStage(
         model,
@@ -390,6 +424,7 @@ def train_prior(job: Job, done: list[str]) -> None:
         splits["train"].subjects,
         load_model(job.folder / "vqvae.safetensors", VQVAE).quantizer.codebook.to(job.device),
         job.precision,
+        known is not None,
     )
     fit(stage, job.fit_settings("prior"), job.folder, done, s.resume)
     if not ranks.first():
@@ -412,9 +447,17 @@ def train_sharp_decoder(job: Job, done: list[str]) -> None:
         return
     vqvae = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     seed_everything(s.seed, "sharpen")
+    known = weights_to_start_from(job, "sharp", SharpDecoder)
     scored, validation = job.validation()
     stage = SharpenStage(
-        vqvae, splits["train"], validation, codes["train"], codes["train_mirrored"], job.frame, job.precision
+        vqvae,
+        splits["train"],
+        validation,
+        codes["train"],
+        codes["train_mirrored"],
+        job.frame,
+        job.precision,
+        known and known.to(job.device),
     )
     fit(stage, job.fit_settings("sharpen"), job.folder, done, s.resume)
     if not ranks.first():

@@ -30,6 +30,8 @@ from pixelcnn import GatedPixelCNN
 from sharpening import SharpDecoder
 from vqvae import VQVAE
 
+PRETRAINED = Path(__file__).parent / "pretrained"  # a run folder that comes with the toolkit
+UNFINISHED = ".new-"  # begins the names of files that are being written
 SHARP_WEIGHTS = "sharp.safetensors"  # of the second decoder, where a run has one
 
 
@@ -151,7 +153,7 @@ class Progress:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, whole, when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -341,7 +343,9 @@ def check_writable(folder: Path, named_by: str) -> None:
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Keep other processes from training in a run folder. The system lets go of it when the process ends, however it ends.
+    """Keep other processes from training in a run folder, and clear away what a killed one has left unfinished there.
+
+    The system lets go of the folder when the process ends, however it ends.
 
     Raises:
         UserError: when a living process holds it.
@@ -354,6 +358,8 @@ def held(directory: Path) -> Iterator[None]:
         raise UserError(
             f"{directory}: another process is training in this run folder; wait for its end, stop it, or name another --out"
         ) from None
+    for left_over in directory.glob(f"{UNFINISHED}*"):  # by a process that was killed
+        left_over.unlink(missing_ok=True)
     try:
         yield
     finally:
@@ -388,6 +394,19 @@ def read_codes(directory: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}"
         ) from None
+
+
+def run_folder(name: str | None, holding: str = "vqvae.safetensors") -> Path:
+    """The run folder that `--run` names: a path, or "pretrained" for the weights that come with the toolkit. Where none is named,
+    the newest under runs/, else the pretrained ones."""
+    if name is not None:
+        return PRETRAINED if name == PRETRAINED.name and not Path(name, "config.json").is_file() else Path(name)
+    try:
+        return newest_run(holding)
+    except UserError:
+        if (PRETRAINED / holding).is_file():
+            return PRETRAINED
+        raise
 
 
 def newest_run(holding: str = "vqvae.safetensors", root: Path = Path("runs")) -> Path:

@@ -365,6 +365,39 @@ def test_a_run_in_use_is_left_alone(trained):
         train.main(["--resume", "--out", str(run)])
 
 
+def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, without_pictures):
+    run, data, _ = trained
+    draw_slices(tmp_path / "other", "train", range(20, 24), size=(48, 56))
+    monkeypatch.setattr("training._Fit._rate", lambda self, step: 1e-6)  # hardly moves
+    monkeypatch.setattr("vqvae.VectorQuantizer.update", lambda *_: None)
+    for name, folder in (("same", data), ("other", tmp_path / "other")):
+        train.main([*SMALL, "--epoch", "1", "--data", str(folder), "--init", str(run), "--out", name])
+        for part in ("vqvae", "prior", "sharp"):
+            before, after = (load_file(Path(where) / f"{part}.safetensors") for where in (run, name))
+            for key, tensor in before.items():
+                if key != "log_marginal":
+                    torch.testing.assert_close(after[key], tensor, atol=1e-3, rtol=1e-3)
+    assert after.keys() == before.keys()
+    with pytest.raises(UserError, match="its --k is 16, this run's 32; make them equal"):
+        train.main(["--k", "32", "--init", str(run), "--data", str(data)])
+
+
+def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypatch, capsys):
+    run, data, _ = trained
+    monkeypatch.setattr("utils.PRETRAINED", run.parent / "pretrained")
+    monkeypatch.setattr(generate, "PRETRAINED", run.parent / "pretrained")
+    monkeypatch.setattr(evaluate, "PRETRAINED", run.parent / "pretrained")
+    with pytest.raises(UserError, match="no run under runs/"):
+        generate.main(["--n", "2"])
+    shutil.copytree(run, run.parent / "pretrained")
+    before = {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
+    generate.main(["--n", "2"])
+    assert "run pretrained" in capsys.readouterr().out and Path("samples/generated_imgs.png").exists()
+    evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
+    assert Path("runs/pretrained/scores.json").exists() and Path("runs/pretrained/report.md").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
+
+
 def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypatch, capsys, without_pictures):
     finish = training._Fit._finish_epoch
 
