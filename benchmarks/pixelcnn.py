@@ -43,7 +43,7 @@ from utils import (  # noqa: E402
 from vqvae import VQVAE  # noqa: E402
 
 PARTS = ("sampling", "step", "training", "report")
-NUM_CODES, SIDE = 512, 64  # of the maps that are sampled
+NUM_CODES, SIDE = 512, 64  # of the maps that are sampled; priors are trained on as many codes as their run has
 BATCHES = (1, 16, 64)
 STEP_SIZE = (16, 22, 26)  # maps of a training step: batch, rows, columns
 TIMED_STEPS = 7  # of our training, to see how many fit into the time
@@ -145,15 +145,16 @@ def train_both(settings: Settings, results: Results) -> None:
     """Bits per code on the validation maps after equal training time."""
     data = load_folder(settings.data, settings.cache, None, Progress)
     codes = read_codes(Path(settings.run))
-    results.set("marginal", marginal_bits(codes["train"], codes["validate"], NUM_CODES))
-    results.set("plain", train_plain(settings, data, codes))
-    results.set("ours", train_ours(settings, data, codes))
+    codebook = load_model(Path(settings.run) / "vqvae.safetensors", VQVAE).quantizer.codebook
+    results.set("marginal", marginal_bits(codes["train"], codes["validate"], len(codebook)))
+    results.set("plain", train_plain(settings, data, codes, len(codebook)))
+    results.set("ours", train_ours(settings, data, codes, codebook))
 
 
-def train_plain(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> dict[str, Any]:
+def train_plain(settings: Settings, data: Dataset, codes: dict[str, Tensor], num_codes: int) -> dict[str, Any]:
     """The plain prior by its own recipe: Adam at 0.001, 64 maps a step, float32."""
     seed_everything(settings.seed, "plain")
-    model, batch = PlainPixelCNN(NUM_CODES), 64
+    model, batch = PlainPixelCNN(num_codes), 64
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     rng, seconds, maps = np.random.default_rng(settings.seed), 0.0, 0
     train, some = codes["train"], codes["validate"][:: max(1, len(codes["validate"]) // 140)]
@@ -174,10 +175,10 @@ def train_plain(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> 
     return {"seconds": seconds, "maps": maps, "curve": curve} | _bits(model, data, codes)
 
 
-def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> dict[str, Any]:
+def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor], codebook: Tensor) -> dict[str, Any]:
     """Train as `train.py` does, on as many maps as fit into the time; what a step takes is measured first."""
     seconds = []
-    stage = _stage(settings, data, codes, np.arange(len(codes["train"])))
+    stage = _stage(settings, data, codes, codebook, np.arange(len(codes["train"])))
     stage.model.train()
     for _ in range(TIMED_STEPS):
         started = time.monotonic()
@@ -186,7 +187,7 @@ def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> d
         seconds.append(time.monotonic() - started)
     maps = max(settings.batch, int(settings.minutes * 60 / np.median(seconds)) * settings.batch)
     epochs = -(-maps // stage.size)
-    stage = _stage(settings, data, codes, spread_over(stage.size, maps // epochs))
+    stage = _stage(settings, data, codes, codebook, spread_over(stage.size, maps // epochs))
     folder = Path(settings.out) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
     fit(stage, FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0), folder, [], resume=False)
@@ -197,19 +198,21 @@ def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor]) -> d
     return result | _bits(best, data, codes)
 
 
-def _stage(settings: Settings, data: Dataset, codes: dict[str, Tensor], chosen: np.ndarray) -> PriorStage:
+def _stage(
+    settings: Settings, data: Dataset, codes: dict[str, Tensor], codebook: Tensor, chosen: np.ndarray
+) -> PriorStage:
     """A new prior that will train on some of the training maps."""
     seed_everything(settings.seed, "prior")
     train, validation = data.splits["train"], data.splits["validate"]
     return PriorStage(
-        GatedPixelCNN(NUM_CODES, conditions={"position": NUMBER}, marginal=tuple(codes["train"].shape[1:])),
+        GatedPixelCNN(len(codebook), conditions={"position": NUMBER}, marginal=tuple(codes["train"].shape[1:])),
         codes["train"][chosen],
         codes["train_mirrored"][chosen],
         codes["validate"],
         train.positions[chosen],
         validation.positions,
         [train.subjects[i] for i in chosen],
-        load_model(Path(settings.run) / "vqvae.safetensors", VQVAE).quantizer.codebook,
+        codebook,
         settings.arithmetic,
     )
 
