@@ -9,6 +9,8 @@ whole batch, and nothing is computed twice:
 - What reaches a gate of the horizontal stack from the vertical one, from conditions and from the column before is computed for
   many places or all layers at once.
 - Gates need one sigmoid: tanh(x) = 2 sigmoid(2x) - 1, with the twos moved into the weights.
+- A step of a few rows costs what its calls cost, not what they compute. NumPy's calls and its small products are cheaper than
+  PyTorch's, so on a CPU it multiplies those, on the same memory, with one product a horizontal layer in place of two.
 
 On CUDA a block of columns is captured as a graph and replayed, since it is some thousands of small kernels.
 """
@@ -19,14 +21,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BELOW_ONE = 1 - 2**-22
 WAVEFRONT_BLOCK = 6  # columns of a block in a wavefront: more make a longer lag, fewer more calls of the vertical stack
-WAVEFRONT_BATCH = 16  # maps at most that are drawn along a wavefront
-ONE_THREAD_ROWS = 32  # rows of a step's products at most that are computed by one thread
+WAVEFRONT_BATCH = 4  # maps at most that are drawn along a wavefront
+FEW_ROWS = 32  # rows of a step's products at most that NumPy multiplies, and one thread of PyTorch works on
 WAVEFRONT_STEPS = 0.75  # steps at most, as a share of those row by row
 
 
@@ -229,6 +232,9 @@ class CachedSampler:
         self.beside = new(block + past, layers, rows, 2 * c)
         self.with_left = new(layers - 1, rows, 2 * c)
         self.gates, self.gated, self.handed_on = new(layers, rows, 2 * c), new(layers, rows, c), new(layers, rows, c)
+        few = device.type == "cpu" and rows <= FEW_ROWS
+        self.chain = HorizontalChain(weights, rows) if few else None
+        self.addmm, self.bmm = (_numpy_addmm, _numpy_bmm) if few else (torch.addmm, torch.bmm)
         self.at_location = new(block, rows, c)
         self.marginal_by_spot = None if log_marginal is None else log_marginal.flatten(1).t().contiguous()  # [h * w, K]
         self.at_marginal = new(block, schedule.slots, 1, weights.num_codes)
@@ -241,7 +247,7 @@ class CachedSampler:
 
     def sample(self, progress: Callable[[int], None] | None = None) -> Tensor:
         """Draw all maps, `[B, h, w]` int64; `progress` is called with the number of rows just finished."""
-        with _threads(1 if self.codes.shape[1] <= ONE_THREAD_ROWS else torch.get_num_threads()):
+        with _threads(1 if self.codes.shape[1] <= FEW_ROWS else torch.get_num_threads()):
             self._run_blocks(progress)
         past, schedule = self.weights.past, self.schedule
         padded = self.map[:-1].view(schedule.height + past, -1, self.batch)
@@ -282,7 +288,7 @@ class CachedSampler:
     def _reset(self) -> None:
         """As before the first block."""
         self.map.fill_(self.weights.num_codes)
-        for buffer in (self.vertical, self.vertical_features, self.beside, self.handed_on):
+        for buffer in (self.vertical, self.vertical_features, self.beside, self.before_last):
             buffer.zero_()
 
     def _make_views(self) -> None:
@@ -295,7 +301,7 @@ class CachedSampler:
         self.first_gate_at = [layers[0] for layers in self.beside[: len(steps)]]
         self.later_gates_at = [layers[1:] for layers in self.beside[: len(steps)]]
         self.first_right_of = [self.beside[step + 1 : step + 1 + past, 0].transpose(0, 1) for step in steps]
-        self.before_last = self.handed_on[:-1]
+        self.before_last = self.handed_on[:-1] if self.chain is None else self.chain.before_last
         # of each layer: its gate, the gate's halves and what they make; what it hands on, and the gate that comes of that
         self.gate_views = [(gate, gate[:, :c], gate[:, c:], gated) for gate, gated in zip(self.gates, self.gated)]
         self.out_views = list(zip(self.gated, weights.outs, self.handed_on))
@@ -333,7 +339,7 @@ class CachedSampler:
             if layer:
                 source, around, bias, kernel = self.window_reads[layer - 1]
                 torch.index_select(source, 0, around, out=self.window)
-                torch.addmm(bias, self.window_rows, kernel, out=gate)
+                self.addmm(bias, self.window_rows, kernel, out=gate)
             gates.index_copy_(0, here, self.window_gate_by_place)
             if layer + 1 < weights.layers:
                 _gated(gate, *self.window_gate_parts, features)
@@ -345,7 +351,7 @@ class CachedSampler:
         size = (block, self.schedule.slots, self.batch)
         spill = self.beside[block:, 0] * self.goes_on  # of the codes of the block before
         vertical = self.vertical.index_select(1, self.here[-1]).flatten(1, 2)
-        across = torch.bmm(vertical, weights.across).unflatten(1, (block, -1)).transpose(0, 1)
+        across = self.bmm(vertical, weights.across).unflatten(1, (block, -1)).transpose(0, 1)
         torch.add(across, self.horizontal_bias, out=self.beside[:block])
         self.beside[block:, 0].zero_()
         self.beside[: len(spill), 0] += spill
@@ -360,6 +366,23 @@ class CachedSampler:
 
     def _draw_code(self, step: int) -> None:
         weights = self.weights
+        if self.chain is None:
+            features = self._run_horizontal(step)
+        else:
+            features = self.chain.run(self.first_gate_at[step], self.later_gates_at[step], self.at_location[step])
+        logits = weights.head(features, self.addmm)
+        if self.marginal_by_spot is not None:
+            logits.view(-1, self.batch, weights.num_codes).add_(self.marginal_at[step])
+        code = self.draw(logits, self.noise_at[step])
+        if self.known_by_spot is not None:
+            code = torch.where(self.keep_at[step], self.known_at[step], code)
+        code = code[:, 0]
+        self.codes_at[step].copy_(code)
+        self.first_right_of[step].add_(weights.horizontal_table.index_select(0, code))
+
+    def _run_horizontal(self, step: int) -> Tensor:
+        """The horizontal stack at the places of a step: what its last layer hands on, `[rows, C]`."""
+        weights = self.weights
         torch.baddbmm(self.later_gates_at[step], self.before_last, weights.left, out=self.with_left)
         self.gates[0].copy_(self.first_gate_at[step])
         handed_on = self.at_location[step]
@@ -369,15 +392,7 @@ class CachedSampler:
             if layer + 1 < weights.layers:
                 with_left, _, here, gate = self.next_views[layer]
                 torch.addmm(with_left, handed_on, here, out=gate)
-        logits = weights.head(handed_on)
-        if self.marginal_by_spot is not None:
-            logits.view(-1, self.batch, weights.num_codes).add_(self.marginal_at[step])
-        code = self.draw(logits, self.noise_at[step])
-        if self.known_by_spot is not None:
-            code = torch.where(self.keep_at[step], self.known_at[step], code)
-        code = code[:, 0]
-        self.codes_at[step].copy_(code)
-        self.first_right_of[step].add_(weights.horizontal_table.index_select(0, code))
+        return handed_on
 
     def _keep_codes(self) -> None:
         self.map.index_copy_(0, self.target, self.codes.view(-1, self.batch))
@@ -397,6 +412,57 @@ class CachedSampler:
         return graph.replay
 
 
+class HorizontalChain:
+    """The horizontal stack at a few places, in NumPy: what `CachedSampler._run_horizontal` computes.
+
+    What a layer takes in stands above its gates, `[in; gates]`, a column a place; its gated features take the place of the gates'
+    first half, so that a matrix times `[in; gated]` is the next layer's `[in; gates]` but for what the column before and the
+    vertical stack add.
+
+    before_last: `[L - 1, rows, C]`, what each layer but the last has handed on.
+    """
+
+    def __init__(self, weights: "SamplerWeights", rows: int):
+        layers, c = weights.layers, weights.channels
+        chain, features = weights.location.new_zeros(layers, 3 * c, rows), weights.location.new_zeros(c, rows)
+        self.features, self.before_last = features.t(), chain[1:, :c].transpose(1, 2)
+        self.left, self.before = weights.left.transpose(1, 2).numpy(), chain[1:, :c].numpy()
+        self.with_left = np.zeros((layers - 1, 2 * c, rows), chain.numpy().dtype)
+        states = list(chain.numpy())
+        self.first_input, self.first_gates = states[0][:c], states[0][c:]
+        # of each layer: gates, their halves, what is multiplied, by what, and where to; the next gates and what is added to them
+        to = [*states[1:], features.numpy()]
+        added = [*zip((state[c:] for state in states[1:]), self.with_left), (features.numpy(), 0)]
+        self.steps = [
+            (state[c:], state[c : 2 * c], state[2 * c :], state[: 2 * c], matrix.t().contiguous().numpy(), out, *more)
+            for state, matrix, out, more in zip(states, self._matrices(weights), to, added)
+        ]
+
+    @staticmethod
+    def _matrices(weights: "SamplerWeights") -> list[Tensor]:
+        """`[2C, 3C]` of each layer, `[2C, C]` of the last. Gated features come out as -2 times what `_gated` makes of them."""
+        same, matrices = torch.eye(weights.channels, dtype=torch.float64), []
+        for layer, out in enumerate(weights.outs.double() / -2):
+            handed_on = torch.cat([same, out])
+            more = [handed_on @ weights.here[layer].double()] if layer + 1 < weights.layers else []
+            matrices.append(torch.cat([handed_on, *more], dim=1).to(weights.outs.dtype))
+        return matrices
+
+    def run(self, first_gates: Tensor, later_gates: Tensor, location: Tensor) -> Tensor:
+        """`[rows, 2C]`, `[L - 1, rows, 2C]` and `[rows, C]` -> what the last layer hands on, `[rows, C]`."""
+        np.matmul(self.left, self.before, out=self.with_left)
+        np.add(self.with_left, later_gates.numpy().swapaxes(1, 2), out=self.with_left)
+        self.first_input[:], self.first_gates[:] = location.numpy().T, first_gates.numpy().T
+        for gates, content, opening, state, matrix, out, next_gates, with_left in self.steps:
+            np.multiply(gates, 0.5, out=gates)
+            np.tanh(gates, out=gates)  # sigmoid(b) = (1 + tanh(b / 2)) / 2
+            np.multiply(opening, content, out=opening)
+            np.add(content, opening, out=content)
+            np.dot(matrix, state, out=out)
+            np.add(next_gates, with_left, out=next_gates)
+        return self.features
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """PyTorch with this many threads: waking others for a small product costs more than the product."""
@@ -412,6 +478,18 @@ def _gated(gate: Tensor, content: Tensor, opening: Tensor, out: Tensor) -> None:
     """Minus tanh(a) sigmoid(b) of a gate that holds 2a and b, `[..., 2C]` -> `[..., C]`; its halves are passed as views."""
     gate.sigmoid_()
     torch.addcmul(opening, content, opening, value=-2, out=out)
+
+
+def _numpy_addmm(bias: Tensor, x: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
+    """`torch.addmm`, multiplied by NumPy."""
+    out = x.new_empty(len(x), matrix.shape[1]) if out is None else out
+    np.dot(x.numpy(), matrix.numpy(), out=out.numpy())
+    return out.add_(bias)
+
+
+def _numpy_bmm(x: Tensor, matrices: Tensor) -> Tensor:
+    """`torch.bmm`, multiplied by NumPy."""
+    return torch.from_numpy(np.matmul(x.numpy(), matrices.numpy()))
 
 
 def _by_spot(values: Tensor) -> Tensor:
@@ -474,11 +552,11 @@ class SamplerWeights:
         self.head_bias = keep(bias[-1, 0])
         self.location = keep(location.double().permute(1, 2, 0).flatten(0, 1))  # [h * w, C]
 
-    def head(self, features: Tensor) -> Tensor:
+    def head(self, features: Tensor, addmm: Callable[..., Tensor]) -> Tensor:
         """The prior's head at single places: `[B, C]`, what the last layer hands on, -> `[B, K]` logits."""
         features = features + self.head_bias
         for activation, (bias, matrix) in zip(self.head_activations, self.head_matrices):
-            features = torch.addmm(bias, activation.forward(features), matrix)
+            features = addmm(bias, activation.forward(features), matrix)
         return features
 
 

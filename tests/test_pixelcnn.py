@@ -131,12 +131,13 @@ def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned
         ({"temperature": 1.5, "top_k": 4, "top_p": 0.9}, {}),
     ):
         expected = naive_sample(model, 3, height, width, Draw(**draw), 3, position, **completion)
-        for order, block in (("by rows", 0), ("wavefront", 6), ("wavefront", 3)):
+        for order, block, few in (("by rows", 0, 32), ("by rows", 0, 0), ("wavefront", 6, 32), ("wavefront", 3, 0)):
             monkeypatch.setattr(sampler, "WAVEFRONT_BLOCK", block)
+            monkeypatch.setattr(sampler, "FEW_ROWS", few)  # multiplied by NumPy, or none
             monkeypatch.setattr(Schedule, "fastest", ORDERS[order])
             generator = torch.Generator().manual_seed(3)
             sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
-            assert torch.equal(sampled, expected), (draw, completion, order, block)
+            assert torch.equal(sampled, expected), (draw, completion, order, block, few)
 
 
 def test_every_condition_takes_the_same_road():
@@ -191,7 +192,9 @@ def test_captured_sampler_equals_the_naive_loop_on_cuda():
         assert torch.equal(sampled, plain), options
 
 
-def test_sampled_map_scores_the_same_logits_when_recomputed(monkeypatch):
+@pytest.mark.parametrize("few", [0, 32])
+def test_sampled_map_scores_the_same_logits_when_recomputed(few, monkeypatch):
+    monkeypatch.setattr(sampler, "FEW_ROWS", few)
     model = small(num_codes=20, channels=16, layers=6).float()
     seen, original = [], Draw.__call__
     monkeypatch.setattr(
