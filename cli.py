@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import errno
 import os
 import sys
 import typing
@@ -11,9 +12,10 @@ from typing import Any, TypeVar
 
 import ranks
 from dataset import DataError
-from utils import UserError
+from utils import UserError, cannot_write
 
 Settings = TypeVar("Settings")
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def flag(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
@@ -76,7 +78,12 @@ def run_main(main: Callable[[], None]) -> None:
     """Run a CLI: what the user got wrong gets one sentence and status 2, bugs keep their traceback."""
     program = os.path.basename(sys.argv[0])
     try:
-        main()
+        try:
+            main()
+        except OSError as error:
+            if error.errno in NOT_WRITABLE:
+                raise cannot_write(error.filename or "a file of the run", error.strerror) from None
+            raise
     except (UserError, DataError) as error:
         if ranks.first():
             print(f"{program}: {error}", file=sys.stderr)

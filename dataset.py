@@ -412,6 +412,13 @@ def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
+def _take_space(path: Path) -> None:
+    """Have the file system set aside what the file's size says: a mapped file that finds none when it is filled ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def _cached_array(place: Path, key: str, fill: Callable[[Callable[[tuple[int, ...]], np.ndarray]], None]) -> np.ndarray:
     """The uint8 array at `place`, memory-mapped; made anew by `fill(make)` unless its key file holds `key`.
 
@@ -429,7 +436,9 @@ def _cached_array(place: Path, key: str, fill: Callable[[Callable[[tuple[int, ..
             temporary = Path(folder) / place.name
 
             def make(shape: tuple[int, ...]) -> np.ndarray:
-                return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                _take_space(temporary)
+                return array
 
             fill(make)
             key_file.unlink(missing_ok=True)

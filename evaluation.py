@@ -51,6 +51,8 @@ from utils import Progress, Run
 from vqvae import VQVAE
 
 WORST, CLOSEST, CODES_SHOWN = 8, 8, 128
+COMPARED = 2048  # held-out slices, spread over the split, that sets of slices are compared with, at most: they are held in memory
+PART = 256  # code maps decoded at a time
 SMALLEST_SIDE, FEWEST_SUBJECTS = 22, 4  # of slices and splits whose realism can be scored
 
 
@@ -171,20 +173,20 @@ def _summary(case: Case, codes: Tensor) -> dict[str, float]:
 
 def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor) -> dict[str, float]:
     """How like real slices a decoder's reconstructions are as a set; keys as in `compare_decoders`."""
-    frame = case.run.frame
+    frame, split = case.run.frame, case.split.evenly(COMPARED)
     decoded, kept = [], []
-    for part in codes.split(32):
+    for part in codes[spread_over(len(codes), COMPARED)].split(32):
         images = decode(model, part, frame)
         kept.append(encode(case.run.vqvae, images, frame) == part)
         decoded.append(frame.crop(images)[:, 0])
-    real = SliceSet(case.split.batch(np.arange(len(case.split)), frame)[:, 0], case.split.subjects)
-    compared = SliceSet(torch.cat(decoded), case.split.subjects)
+    real = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects)
+    compared = SliceSet(torch.cat(decoded), split.subjects)
     foreground = [part.images[part.images > FOREGROUND] for part in (compared, real)]
     scores = {"codes_kept": float(torch.cat(kept).double().mean()), "histogram": 255 * wasserstein(*foreground)}
     if min(frame.height, frame.width) >= SMALLEST_SIDE:
         swd = sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed))
         scores |= {f"swd_{level}": value for level, value in enumerate(swd)}
-        if len(set(case.split.subjects)) >= FEWEST_SUBJECTS:
+        if len(set(split.subjects)) >= FEWEST_SUBJECTS:
             aucs = [two_sample_auc(compared, real, case.seed + i) for i in range(CLASSIFIER_SEEDS)]
             scores["classifier_auc"] = float(np.mean(aucs))
     return scores
@@ -226,14 +228,13 @@ def show_codebook(case: Case, codes: Tensor) -> None:
 
 def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
     """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
-    bits = code_bits(case.run.prior, codes, case.split.positions, case.name)
-    values["bits_per_code"] = bits.double().mean((1, 2)).numpy()
+    values["bits_per_code"], by_place = code_bits(case.run.prior, codes, case.split.positions, case.name)
     figures.bits_by_place(
-        bits.mean(0).numpy(),
+        by_place,
         case.pictures / "bits_by_place.png",
         f"Bits per code by place, {case.name} split of {case.data.title}",
     )
-    mean = float(bits.double().mean())
+    mean = float(values["bits_per_code"].mean())
     scores = {
         "bits_per_code": mean,
         "bits_per_slice": mean * codes[0].numel(),
@@ -249,8 +250,8 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
     if case.name != "train" and train is not None:
         some = spread_over(len(train), case.effort.train_maps)
         positions = None if train.positions is None else train.positions[some]
-        on_train = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], positions, "train")
-        scores["bits_per_code_train"] = float(on_train.double().mean())
+        on_train, _ = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], positions, "train")
+        scores["bits_per_code_train"] = float(on_train.mean())
         scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
     return scores
 
@@ -282,11 +283,12 @@ def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
         )
         return {}
     numbers = None if samples.numbers is None or case.split.numbers is None else samples.numbers
-    real = case.split.batch(np.arange(len(case.split)), frame)[:, 0]
+    split = case.split.evenly(COMPARED)
+    real = split.batch(np.arange(len(split)), frame)[:, 0]
     with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
         found = realism(
             SliceSet(frame.crop(samples.images), [f"sample {i}" for i in range(len(samples))], numbers),
-            SliceSet(real, case.split.subjects, None if numbers is None else case.split.numbers),
+            SliceSet(real, split.subjects, None if numbers is None else split.numbers),
             case.seed,
             case.effort.halvings,
             progress.update,
@@ -301,28 +303,24 @@ def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
 
 def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     """How near samples come to training slices, beside how near held-out slices come."""
-    known = [case.codes[name].long() for name in ("train", "train_mirrored") if name in case.codes]
+    known = [case.codes[name] for name in ("train", "train_mirrored") if name in case.codes]
     if not known or case.name == "train":
         case.notes.append(
             "copies are not looked for: no codes of the training split, or no held-out split to compare with"
         )
         return {}
-    drawn = _images(case, samples.codes)
-    train = Slices(_images(case, torch.cat(known)), torch.cat(known))
-    with Progress(len(samples) + len(codes), "copies", "slice") as progress:
-        audit = audit_copies(
-            Slices(drawn, samples.codes),
-            Slices(_images(case, codes), codes.long()),
-            train,
-            progress.update,
-        )
+    drawn, held_out = _slices(case, samples.codes), _slices(case, codes[spread_over(len(codes), COMPARED)])
+    train = (_slices(case, part) for maps in known for part in maps.split(PART))
+    with Progress(sum(map(len, known)), "copies", "slice") as progress:
+        audit = audit_copies(drawn, held_out, train, progress.update)
     closest = audit.closest(CLOSEST)
     pairs = [_pair(case, audit, index, len(known[0])) for index in closest.tolist()]
-    nearest = audit.samples["pixels"].index[closest]
+    nearest = audit.samples["pixels"].index[closest].tolist()
+    originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
     figures.rows_of_slices(
         [
-            ("sample", drawn[closest].float().numpy()),
-            ("nearest in\ntraining", train.images[nearest].float().numpy()),
+            ("sample", drawn.images[closest].float().numpy()),
+            ("nearest in\ntraining", _slices(case, originals).images.float().numpy()),
         ],
         case.pictures / "closest_training_slices.png",
         f"The samples nearest to training slices (trained on {case.trained_on})",
@@ -338,12 +336,12 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     return {"copies": copies}
 
 
-def _images(case: Case, codes: Tensor) -> Tensor:
-    """Faithfully decoded slices within the frame, `[N, h, w]` float16: the training split twice is large."""
+def _slices(case: Case, codes: Tensor) -> Slices:
+    """Faithfully decoded slices within the frame, in float16 to save memory, and their codes."""
     parts = [
-        case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(256)
+        case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(PART)
     ]
-    return torch.cat(parts)
+    return Slices(torch.cat(parts), codes)
 
 
 def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, Any]:

@@ -433,4 +433,9 @@ def _save(figure: Figure, path: Path) -> None:
     figure.canvas.draw()
     pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
-    pixels.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    try:
+        pixels.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    except OSError as error:  # Pillow does not say which file
+        path.unlink(missing_ok=True)  # a half of it
+        error.filename = str(path)
+        raise

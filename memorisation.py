@@ -7,7 +7,7 @@ held against those of held-out real slices, which cannot be copies. A sample tha
 of them is listed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,7 @@ class Audit:
 
 
 def audit_copies(
-    samples: Slices, held_out: Slices, train: Slices, progress: Callable[[int], None] | None = None
+    samples: Slices, held_out: Slices, train: Iterable[Slices], progress: Callable[[int], None] | None = None
 ) -> Audit:
     """Find samples that are nearer to a training slice than real slices come.
 
@@ -64,20 +64,23 @@ def audit_copies(
     any other than a noisy one. The training set should hold the mirrored slices too where the model has seen them.
 
     Args:
-        samples, held_out, train: what to compare.
-        progress: called with the number of slices just compared; `len(samples) + len(held_out)` in all.
+        samples, held_out: what to compare.
+        train: the training set, in parts of any size, so that it need not be in memory as a whole.
+        progress: called with the number of training slices just compared.
 
     Returns:
-        Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1).
+        Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1); indices count through the
+        parts of the training set.
     """
-    near: dict[str, dict[str, Nearest]] = {}
-    for name, slices in (("samples", samples), ("held_out", held_out)):
-        near[name] = {
-            "pixels": nearest_images(slices.images, train.images),
-            "codes": nearest_codes(slices.codes, train.codes),
-        }
+    sets = {"samples": samples, "held_out": held_out}
+    searches = {name: (ImageSearch(slices.images), CodeSearch(slices.codes)) for name, slices in sets.items()}
+    for part in train:
+        for images, codes in searches.values():
+            images.look_at(part.images)
+            codes.look_at(part.codes)
         if progress is not None:
-            progress(len(slices))
+            progress(len(part))
+    near = {name: {"pixels": pair[0].nearest(), "codes": pair[1].nearest()} for name, pair in searches.items()}
     threshold = {
         space: float(nearest.distance.quantile(PERCENTILE / 100)) for space, nearest in near["held_out"].items()
     }
@@ -85,38 +88,56 @@ def audit_copies(
     return Audit(near["samples"], near["held_out"], threshold, listed)
 
 
-def nearest_images(images: Tensor, train: Tensor) -> Nearest:
-    """By root mean square difference: `[N, H, W]` against `[M, H, W]`."""
-    return _nearest(images.flatten(1), train.flatten(1), _squared_distance, lambda d, size: (d / size).sqrt())
+class _Search:
+    """The nearest training slice of each of some slices, while parts of the training set pass by.
+
+    Args:
+        slices: `[N, ...]`.
+    """
+
+    def __init__(self, slices: Tensor):
+        self.slices, self.seen = slices.flatten(1), 0
+        self.best = torch.full((len(slices),), float("inf"))
+        self.index = torch.zeros(len(slices), dtype=torch.int64)
+
+    def look_at(self, train: Tensor) -> None:
+        """Compare with the next `[M, ...]` training slices."""
+        for part in train.flatten(1).split(CHUNK):
+            for start in range(0, len(self.slices), CHUNK):
+                some = slice(start, start + CHUNK)
+                value, place = self.distance(self.slices[some].float(), part.float()).min(1)
+                nearer = value < self.best[some]
+                self.best[some] = value.where(nearer, self.best[some])
+                self.index[some] = (place + self.seen).where(nearer, self.index[some])
+            self.seen += len(part)
+
+    def nearest(self) -> Nearest:
+        return Nearest(self.scaled(self.best), self.index)
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """`[N, P]`, `[M, P]` -> `[N, M]`: less is nearer."""
+        raise NotImplementedError
+
+    def scaled(self, distance: Tensor) -> Tensor:
+        """The distance as it is reported."""
+        raise NotImplementedError
 
 
-def nearest_codes(codes: Tensor, train: Tensor) -> Nearest:
-    """By the share of places whose codes differ (Hamming): `[N, h, w]` against `[M, h, w]`."""
-    return _nearest(codes.flatten(1), train.flatten(1), _differing, lambda d, size: d / size)
+class ImageSearch(_Search):
+    """By root mean square difference of `[N, H, W]` images; of equal ones, 0 but for rounding."""
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cdist(first, second, compute_mode="use_mm_for_euclid_dist")
+
+    def scaled(self, distance: Tensor) -> Tensor:
+        return distance / self.slices.shape[1] ** 0.5
 
 
-def _nearest(
-    slices: Tensor,
-    train: Tensor,
-    distance: Callable[[Tensor, Tensor], Tensor],
-    scaled: Callable[[Tensor, int], Tensor],
-) -> Nearest:
-    best, index = [], []
-    for part in slices.split(CHUNK):
-        found = torch.full((len(part),), float("inf")), torch.zeros(len(part), dtype=torch.int64)
-        for start in range(0, len(train), CHUNK):
-            value, place = distance(part, train[start : start + CHUNK]).min(1)
-            nearer = value < found[0]
-            found = torch.where(nearer, value, found[0]), torch.where(nearer, place + start, found[1])
-        best.append(found[0])
-        index.append(found[1])
-    return Nearest(scaled(torch.cat(best), slices.shape[1]), torch.cat(index))
+class CodeSearch(_Search):
+    """By the share of places whose codes differ (Hamming) of `[N, h, w]` maps."""
 
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cdist(first, second, p=0)
 
-def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
-    """`[N, P]`, `[M, P]` -> `[N, M]`; of equal slices, 0 but for rounding."""
-    return torch.cdist(first.float(), second.float(), compute_mode="use_mm_for_euclid_dist").square()
-
-
-def _differing(first: Tensor, second: Tensor) -> Tensor:
-    return torch.cdist(first.float(), second.float(), p=0)
+    def scaled(self, distance: Tensor) -> Tensor:
+        return distance / self.slices.shape[1]

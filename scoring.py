@@ -24,6 +24,7 @@ from utils import Progress
 from vqvae import VQVAE
 
 BATCH = 32  # slices at a time; fixed, so that a score can be reproduced to the last digit
+MARGINAL_PART = 1024  # code maps at a time
 
 
 def encode(model: VQVAE, images: Tensor, frame: Frame) -> Tensor:
@@ -165,28 +166,33 @@ def codes_summary(codes: Tensor, num_codes: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def code_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None, title: str | None = None) -> Tensor:
-    """Bits of each code of `[N, h, w]` code maps under the prior, `[N, h, w]`, in float32."""
-    device, values = prior.embedding.weight.device, []
+def code_bits(
+    prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None, title: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each place over
+    the maps, `[h, w]`, float64."""
+    device, of_maps, of_places = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
         for start in range(0, len(codes), BATCH):
             batch = codes[start : start + BATCH].long().to(device)
             position = position_batch(positions, np.arange(start, start + len(batch)), device)
-            values.append(code_lengths(prior(batch, position), batch).cpu())
+            bits = code_lengths(prior(batch, position), batch).cpu().double()
+            of_maps.append(bits.mean((1, 2)))
+            of_places = of_places + bits.sum(0)
             progress.update(len(batch))
-    return torch.cat(values)
+    return torch.cat(of_maps).numpy(), (of_places / len(codes)).numpy()
 
 
 def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
     """Bits per code of `[N, h, w]` code maps under the prior."""
-    return float(code_bits(prior, codes, positions).double().mean())
+    return float(code_bits(prior, codes, positions)[0].mean())
 
 
 def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
     """Bits per code of `[N, h, w]` maps when each place has the (smoothed) code frequencies of the training maps there."""
-    marginal = positional_marginal(train_codes.long(), num_codes)
-    chosen = marginal.flatten(1).gather(0, codes.long().flatten(1))  # [N, h*w]
-    return float(-chosen.double().log2().mean())
+    lengths = -positional_marginal(train_codes, num_codes).flatten(1).double().log2()  # [K, h*w]
+    total = sum(float(lengths.gather(0, part.long().flatten(1)).sum()) for part in codes.split(MARGINAL_PART))
+    return total / codes.numel()
 
 
 def position_batch(positions: np.ndarray | None, indices: np.ndarray, device: torch.device) -> Tensor | None:

@@ -23,6 +23,7 @@ from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, reconstruction_loss
 
 DETAIL_CHANNELS = 16  # of the two convolutions at full resolution
 WIDTHS = (48, 96, 128)  # of the discriminator
+CONTRAST = 10.0  # of the texture that is shown to the discriminator, whose answers can change no faster than what it sees
 ADVERSARIAL = 0.8  # the adversarial gradient's size as a share of the reconstruction's
 SSIM_WEIGHT = 0.2  # of the reconstruction loss: SSIM resists all texture that is not the slice's own
 
@@ -81,7 +82,7 @@ def _seeded_by(quantized: Tensor) -> list[torch.Generator]:
 class Discriminator(nn.Module):
     """Which patches are real: `[B, 1, H, W]` slices beside what the first decoder made of their codes -> `[B, 1, H/8, W/8]`.
 
-    Beside the faithful picture, because what is to be judged is the texture that it lacks.
+    It sees the faithful picture and, enlarged, what that lacks: the texture that is to be judged.
     """
 
     def __init__(self):
@@ -96,7 +97,7 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
 
     def forward(self, images: Tensor, faithful: Tensor) -> Tensor:
-        return self.layers(torch.cat([images, faithful], dim=1))
+        return self.layers(torch.cat([CONTRAST * (images - faithful), faithful], dim=1))
 
 
 @dataclass

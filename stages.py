@@ -153,7 +153,7 @@ class PriorStage(Stage):
         self.trained = trained
         self.model, self.train, self.mirrored, self.codebook = model, train, mirrored, codebook
         self.validation, self.precision = validation, precision
-        self.marginal = PositionalMarginal(torch.cat([train, mirrored]), model.num_codes, [*subjects, *subjects])
+        self.marginal = PositionalMarginal([train, mirrored], model.num_codes, subjects)
         self.positions = {"train": train_positions, "validate": validation_positions}
         self.size, self.chances = len(train), 2 + model.chances
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))

@@ -34,6 +34,7 @@ from utils import (
 
 GRADIENT_NORM = 1.0
 WEIGHT_DECAY = 0.01  # decoupled
+EXPLODED = 1e4  # a mean loss that no stage has unless it diverges: they begin below 10
 WARM_UP = 0.05  # share of the steps over which the learning rate rises
 FINAL_RATE = 0.02  # share of the learning rate that the cosine ends at
 
@@ -206,11 +207,7 @@ class _Fit:
         chance = torch.rand(len(batch), stage.chances, dtype=torch.float64)
         mine = ranks.share(len(batch))
         totals = self._backward(batch[mine], chance[mine], len(batch))
-        if not math.isfinite(totals["loss"]):
-            raise UserError(
-                f"the {stage.name} loss is {totals['loss']} at epoch {place.epoch + 1}, step {place.step + 1}; "
-                f"the best weights so far are kept; try a lower learning rate than {self.settings.lr}"
-            )
+        self._check_loss(totals["loss"] / len(batch))
         nn.utils.clip_grad_norm_(stage.model.parameters(), GRADIENT_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -220,6 +217,16 @@ class _Fit:
         for name, value in totals.items():
             place.totals[name] = place.totals.get(name, 0.0) + value
         return {"loss": totals["loss"] / len(batch)} | shown
+
+    def _check_loss(self, loss: float) -> None:
+        """Raise UserError for a loss that is no number or has exploded; nothing of this step is kept."""
+        place, good = self.place, self.checkpoint if self.checkpoint.exists() else "no checkpoint yet"
+        if not loss < EXPLODED:  # not a number neither
+            raise UserError(
+                f"the {self.stage.name} loss is {loss:.4g} at epoch {place.epoch + 1}, step {place.step + 1}; the last good "
+                f"checkpoint ({good}) and the best weights so far are kept; start anew with a lower learning rate than "
+                f"{self.settings.lr}, a larger batch or --precision float32"
+            )
 
     def _backward(self, batch: np.ndarray, chance: Tensor, whole: int) -> dict[str, float]:
         """Leave in every parameter the gradient of the mean loss over the `whole` batch, of which this process has a share; sums
@@ -300,15 +307,21 @@ class _Fit:
         """Load the checkpoint if it is of this stage; forget what was logged after it."""
         if not self.checkpoint.exists():
             return False
-        state = load_checkpoint(self.checkpoint)
+        state = _read_state(self.checkpoint)
         if state["stage"] != self.stage.name:
             return False
-        self.stage.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.place = Place(**state["place"])
+        try:
+            self.stage.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.place = Place(**state["place"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.checkpoint}: a checkpoint of another run or version ({str(error).splitlines()[0]}); start again without "
+                "--resume"
+            ) from None
         self._keep_metrics(self.place.epoch)
         print(f"{self.stage.name}: resuming at epoch {self.place.epoch + 1}, step {self.place.step + 1}", flush=True)
         return True
@@ -333,7 +346,19 @@ def adamw(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
 def finished_stages(folder: Path) -> list[str]:
     """Stages whose training has ended in this run folder, in order."""
     path = folder / "checkpoint.pt"
-    return load_checkpoint(path)["finished"] if path.exists() else []
+    return _read_state(path)["finished"] if path.exists() else []
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The checkpoint's content.
+
+    Raises:
+        UserError: when it is none of a run of this toolkit, or damaged.
+    """
+    state = load_checkpoint(path)
+    if not isinstance(state, dict) or not {"stage", "finished"} <= state.keys():
+        raise UserError(f"{path}: not a checkpoint of this toolkit; start again without --resume")
+    return state
 
 
 def mark_finished(folder: Path, finished: list[str]) -> None:

@@ -149,9 +149,21 @@ class Progress:
 # --------------------------------------------------------------------------- safe files
 
 
+def cannot_write(path: object, reason: str) -> UserError:
+    """What to say when a file cannot be written: a full disk, mostly."""
+    return UserError(
+        f"{path}: cannot be written ({reason}); what was saved before stands; make room or mend the permissions there, then try "
+        "again (train.py goes on with --resume)"
+    )
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, whole, when the block ends without an error."""
+    """A temporary path beside `path` that takes its place, whole, when the block ends without an error.
+
+    Raises:
+        UserError: when safetensors cannot write it; other libraries raise OSError, which `cli.run_main` words the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -162,6 +174,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except SafetensorError as error:
+        raise cannot_write(path, str(error)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -181,7 +195,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     The checkpoint that was there is kept as `previous_checkpoint(path)`.
     """
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # of PyTorch's own writer, which does not say what the system said
+            raise cannot_write(path, str(error).splitlines()[0]) from None
         if path.exists():
             with replacing(previous_checkpoint(path)) as previous:
                 previous.unlink()

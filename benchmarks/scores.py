@@ -156,8 +156,8 @@ def copies(settings: Settings, results: Results) -> None:
         name: Slices(torch.cat([run.frame.crop(decode(run.vqvae, p, run.frame)[:, 0]).half() for p in m.split(256)]), m)
         for name, m in sets.items()
     }
-    with Progress(len(slices["samples"]) + len(slices["held out"]), "copies", "slice") as progress:
-        audit = audit_copies(slices["samples"], slices["held out"], slices["train"], progress.update)
+    with Progress(len(slices["train"]), "copies", "slice") as progress:
+        audit = audit_copies(slices["samples"], slices["held out"], [slices["train"]], progress.update)
     listed = audit.listed
     found = {
         "copies": copied,

@@ -146,6 +146,17 @@ def foreign_checkpoint() -> None:
         Path(f"runs/run/{name}").write_bytes(b"PK not really")
 
 
+def checkpoint_of_something_else() -> None:
+    torch.save({"epoch": 3, "weights": torch.zeros(3)}, "runs/run/checkpoint.pt")
+
+
+def checkpoint_of_another_model() -> None:
+    state = torch.load("runs/run/checkpoint.pt", weights_only=True)
+    place = {"epoch": 0, "step": 0, "best": None, "best_epoch": 0, "stale": 0, "totals": {}, "seconds": 0.0}
+    model = {"model": {"weight": torch.zeros(3)}, "optimizers": [], "average": None, "place": place}
+    torch.save(state | model | {"stage": "prior", "finished": ["vqvae", "encode"]}, "runs/run/checkpoint.pt")
+
+
 def damaged_codes() -> None:
     Path("runs/run/codes.safetensors").write_bytes(b"\x08\x00\x00")
 
@@ -228,6 +239,8 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("train", RESUME, damaged_config, "config.json: damaged"),
     ("train", RESUME, flag_of_another_version, "this version has no such flags: colour"),
     ("train", RESUME, foreign_checkpoint, "checkpoint.pt: not a readable checkpoint"),
+    ("train", RESUME, checkpoint_of_something_else, "checkpoint.pt: not a checkpoint of this toolkit"),
+    ("train", RESUME, checkpoint_of_another_model, "checkpoint.pt: a checkpoint of another run or version"),
     ("train", ["--stage", "vqvae", "--out", "runs/run"], nothing, "--stage vqvae: what was trained after it"),
     ("train", ["--stage", "encode", "--out", "runs/run"], no_vqvae, "vqvae.safetensors: no such file; train the run"),
     ("train", ["--stage", "prior", "--out", "runs/run"], no_codes, "no codes.safetensors; encode with"),

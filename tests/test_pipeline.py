@@ -1,10 +1,12 @@
 """The three command lines, end to end on small slices."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import evaluate
 import generate
 import train
 import training
+from cli import run_main
 from evaluation import Effort
 from training import read_metrics
 from utils import UserError, held, load_run
@@ -280,6 +283,78 @@ def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, ca
     capsys.readouterr()
     train.main(["--resume", "--out", "parts"])
     assert "nothing to resume" in capsys.readouterr().out
+
+
+@contextmanager
+def no_file_above(size: int):
+    """The system refuses to write more than this many bytes to a file, as a full disk refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refusal(arguments: list[str], capsys, program=train) -> str:
+    """The one sentence that a command line ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: program.main(arguments))
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1, said
+    return said
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_saved(slices, capsys, without_pictures):
+    flags = [*SMALL, "--epoch", "2", "--data", str(slices), "--out", "run"]
+    with no_file_above(5000):
+        assert ".cache: cannot write the slice cache there" in refusal(flags, capsys)
+    assert not Path("run").exists()
+    whole, step, taken = [*SMALL, "--epoch", "2", "--data", str(slices), "--out", "whole"], training._Fit._step, []
+    train.main(whole)
+
+    def stopped(self, batch):
+        taken.append(1)
+        if len(taken) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training._Fit, "_step", stopped)
+        train.main(flags)
+    before = {path: path.read_bytes() for path in Path("run").glob("*.pt")}
+    capsys.readouterr()
+    for size, name in ((5000, "vqvae.safetensors"), (Path("whole/vqvae.safetensors").stat().st_size, "checkpoint.pt")):
+        with no_file_above(size):
+            assert f"run/{name}: cannot be written" in refusal(["--resume", "--out", "run"], capsys)
+        assert {path: path.read_bytes() for path in Path("run").glob("*.pt")} == before
+        assert not list(Path("run").glob(".new-*"))
+    train.main(["--resume", "--out", "run"])
+    assert weights(Path("run")) == weights(Path("whole"))
+    assert "drawn/generated_q.png: cannot be written" in refusal_of_pictures(capsys)
+
+
+def refusal_of_pictures(capsys) -> str:
+    capsys.readouterr()
+    with no_file_above(500):
+        return refusal(["--run", "run", "--n", "2", "--out", "drawn"], capsys, generate)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e6])
+def test_a_loss_that_explodes_stops_and_keeps_what_was_good(slices, loss, monkeypatch, capsys, without_pictures):
+    backward, calls = training._Fit._backward, []
+
+    def exploding(self, batch, chance, whole):
+        calls.append(1)
+        totals = backward(self, batch, chance, whole)
+        return totals | {"loss": loss * whole} if len(calls) == 5 else totals
+
+    monkeypatch.setattr(training._Fit, "_backward", exploding)
+    said = refusal([*SMALL, "--epoch", "3", "--data", str(slices), "--out", "run"], capsys)
+    for words in ("the vqvae loss is", "at epoch 2, step 2", "run/checkpoint.pt", "lower learning rate than"):
+        assert words in said, said
+    assert torch.load("run/checkpoint.pt", weights_only=True)["place"]["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in load_file("run/vqvae.safetensors").values())
 
 
 def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch, without_pictures):

@@ -278,7 +278,7 @@ def test_start_from_codebook_makes_similar_codes_similar(dims):
 
 def test_the_marginal_without_a_subject_is_that_of_the_others():
     codes, subjects = torch.randint(0, 5, (12, 3, 4)), list("aaabbbbccddd")
-    marginal = PositionalMarginal(codes, 5, subjects)
+    marginal = PositionalMarginal([codes], 5, subjects)
     some = torch.tensor([0, 8, 4, 1])
     found = marginal.log_without(some)
     for table, index in zip(found, some.tolist()):
@@ -289,6 +289,10 @@ def test_the_marginal_without_a_subject_is_that_of_the_others():
         torch.testing.assert_close(table.exp(), expected)
     torch.testing.assert_close(found[0], found[3])
     assert torch.equal(marginal.log_without(some), found), "nothing is left over from the call before"
+    both = PositionalMarginal([codes, codes.flip(1)], 5, subjects)
+    together = PositionalMarginal([torch.cat([codes, codes.flip(1)])], 5, subjects * 2)
+    torch.testing.assert_close(both.log_without(some), together.log_without(some), rtol=0, atol=0)
+    torch.testing.assert_close(both.probabilities(), together.probabilities(), rtol=0, atol=0)
 
 
 def test_training_learns_a_pattern_that_needs_above_left_and_position():
