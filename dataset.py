@@ -87,6 +87,8 @@ class Split:
     subjects: `[N]` subject of each slice. names: `[N]` file names.
     numbers: `[N]` slice number in the volume, or None where the data says nothing of it.
     positions: `[N]` float32, the slice's place in the volume, 0 (lowest) to 1 (highest), or None likewise.
+    symmetric: whether a slice mirrored across its rows may stand for one: where they run from one side of a head to the other.
+    conditions: what else is known of each slice's subject, by name `[N]` float32, as the prior takes it (`conditions.py`).
     """
 
     images: np.ndarray
@@ -94,9 +96,16 @@ class Split:
     names: list[str]
     numbers: np.ndarray | None = None
     positions: np.ndarray | None = None
+    symmetric: bool = True
+    conditions: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def known(self) -> dict[str, np.ndarray]:
+        """All that the prior can be told of each slice, by name: its position, where the data says it, and the conditions."""
+        return ({} if self.positions is None else {"position": self.positions}) | self.conditions
 
     def batch(self, indices: np.ndarray, frame: Frame | None = None) -> Tensor:
         """The slices at `indices`, `[B, 1, h, w]` float32 in 0..1, cropped to the frame where one is given."""
@@ -119,6 +128,8 @@ class Split:
             [self.subjects[i] for i in chosen],
             [self.names[i] for i in chosen],
             *(None if a is None else a[chosen] for a in (self.numbers, self.positions)),
+            self.symmetric,
+            {name: values[chosen] for name, values in self.conditions.items()},
         )
 
 
@@ -128,12 +139,17 @@ class Dataset:
 
     title: how reports name the data. notes: what the user should know.
     slices_per_subject: slice numbers run from 0 to this less one; None where the data says nothing of them.
+    kind: of folder, a key of `sources.FORMATS`, or "cohort". geometry: where slices of volumes lie in space. conditions: by name,
+    `conditions.Condition`.
     """
 
     title: str
     splits: dict[str, Split]
     slices_per_subject: int | None = None
     notes: list[str] = field(default_factory=list)
+    kind: str = "slices"
+    geometry: dict[str, Any] | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     def best_split(self, *names: str) -> tuple[str, Split]:
         """The first of these splits that the data has, and its name; whatever there is as the last resort."""
@@ -145,7 +161,10 @@ class Dataset:
         return {
             "title": self.title,
             "notes": self.notes,
+            "kind": self.kind,
             "slices_per_subject": self.slices_per_subject,
+            "geometry": self.geometry,
+            "conditions": {name: condition.as_json() for name, condition in self.conditions.items()},
             "splits": {
                 name: {"slices": len(split), "subjects": len(set(split.subjects))}
                 for name, split in self.splits.items()
@@ -250,9 +269,9 @@ def _load_split(
         if match is None:
             raise DataError(f"{path}: unexpected name; expected case_<subject>_slice_<n>.nii.png")
     stats = [path.stat() for path in paths]
-    key = _digest(CACHE_VERSION, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
-    place = cache / f"slices-{_digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
-    images = _cached_array(place, key, lambda make: _decode_all(paths, image_size, make, progress))
+    key = digest(CACHE_VERSION, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    place = cache / f"slices-{digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
+    images = cached_array(place, key, lambda make: _decode_all(paths, image_size, make, progress))
     return Split(
         images,
         [match["subject"] for match in parsed],
@@ -268,11 +287,11 @@ def _decode_all(
     progress: ProgressFactory | None,
 ) -> None:
     """Decode the files in parallel into the array that `make(shape)` gives."""
-    first = _decode(paths[0], image_size)
+    first = decode_image(paths[0], image_size)
     images = make((len(paths), *first.shape))
 
     def decode_into(index: int) -> None:
-        image = _decode(paths[index], image_size)
+        image = decode_image(paths[index], image_size)
         if image.shape != first.shape:
             raise DataError(
                 f"{paths[index]}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0].name} has "
@@ -280,13 +299,13 @@ def _decode_all(
             )
         images[index] = image
 
-    with (progress or _silent)(len(paths), f"decoding {paths[0].parent.name}", "slice") as bar:
+    with (progress or silent)(len(paths), f"decoding {paths[0].parent.name}", "slice") as bar:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(decode_into, range(len(paths))):
                 bar.update(1)
 
 
-def _decode(path: Path, image_size: int | None) -> np.ndarray:
+def decode_image(path: Path, image_size: int | None) -> np.ndarray:
     """One image file as `[H, W]` uint8; colour is averaged to gray, 16 bits are scaled to 8."""
     try:
         with Image.open(path) as image:
@@ -321,7 +340,7 @@ def load_image(path: str | Path, image_size: int | None = None) -> tuple[Tensor,
     if not path.is_file():
         raise DataError(f"{path}: no such image file")
     match = SLICE_NAME.fullmatch(path.name)
-    pixels = torch.from_numpy(_decode(path, image_size).copy())
+    pixels = torch.from_numpy(decode_image(path, image_size).copy())
     return pixels[None, None].float().div_(255), int(match["number"]) if match else None
 
 
@@ -369,13 +388,13 @@ def load_cohort(
 
         def draw(make: Callable[[tuple[int, ...]], np.ndarray], name: str = name, seeds: range = seeds) -> None:
             images = make((len(seeds) * cohort.SLICES, size, size))
-            with (progress or _silent)(len(seeds), f"drawing the built-in cohort, {name}", "subject") as bar:
+            with (progress or silent)(len(seeds), f"drawing the built-in cohort, {name}", "subject") as bar:
                 for subject, start in zip(seeds, range(0, len(images), cohort.SLICES)):
                     images[start : start + cohort.SLICES] = cohort.draw_subject(subject, size)
                     bar.update(1)
 
-        images = _cached_array(
-            Path(cache) / f"cohort-{name}-{size}.npy", _digest(CACHE_VERSION, cohort.VERSION, size, seeds), draw
+        images = cached_array(
+            Path(cache) / f"cohort-{name}-{size}.npy", digest(CACHE_VERSION, cohort.VERSION, size, seeds), draw
         )
         names = [f"case_{seed:03d}_slice_{number}.nii.png" for seed in seeds for number in range(cohort.SLICES)]
         numbers = np.tile(np.arange(cohort.SLICES), count)
@@ -386,13 +405,13 @@ def load_cohort(
             numbers,
             (numbers / (cohort.SLICES - 1)).astype(np.float32),
         )
-    return Dataset("built-in synthetic cohort", splits, cohort.SLICES)
+    return Dataset("built-in synthetic cohort", splits, cohort.SLICES, kind="cohort")
 
 
 # --------------------------------------------------------------------------- the cache
 
 
-class _silent:
+class silent:
     """A progress bar that shows nothing."""
 
     def __init__(self, *_: object):
@@ -401,14 +420,15 @@ class _silent:
     def update(self, count: int) -> None:
         pass
 
-    def __enter__(self) -> "_silent":
+    def __enter__(self) -> "silent":
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
-def _digest(*values: object) -> str:
+def digest(*values: object) -> str:
+    """A name that says whether any of the values has changed."""
     return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
@@ -419,7 +439,7 @@ def _take_space(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _cached_array(place: Path, key: str, fill: Callable[[Callable[[tuple[int, ...]], np.ndarray]], None]) -> np.ndarray:
+def cached_array(place: Path, key: str, fill: Callable[[Callable[[tuple[int, ...]], np.ndarray]], None]) -> np.ndarray:
     """The uint8 array at `place`, memory-mapped; made anew by `fill(make)` unless its key file holds `key`.
 
     The array is written under another name and moved into place whole, its key last.

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import report
 from cli import flag, parse_flags, require, run_main
-from dataset import SPLITS, Dataset, load_cohort, load_folder
+from conditions import Condition
+from dataset import SPLITS, Dataset
 from evaluation import FULL, QUICK, Case, evaluate_split
+from sources import DataOptions, load
 from utils import (
     PRETRAINED,
     Progress,
@@ -39,7 +41,11 @@ class Settings:
     run: str | None = flag(
         None, "Run folder, or pretrained; where it is not given, the newest under runs/, else the pretrained weights."
     )
-    data: str | None = flag(None, "Folder of slices; the data the run was trained on where it is not given.")
+    data: str | None = flag(
+        None,
+        "Folder of slices or volumes, read as the run's own data was; the data the run was trained on where it is not given.",
+    )
+    table: str | None = flag(None, "Table of the run's conditions for --data; the run's own where it is not given.")
     split: str | None = flag(
         None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
     )
@@ -103,13 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def load_data(settings: Settings, run: Run) -> Dataset:
     """The folder of --data, else the data the run was trained on."""
-    flags = run.config["flags"]
-    root = settings.data or flags["data"]
-    if root is None:
-        return load_cohort(flags["image_size"], settings.cache, Progress)
-    return load_folder(
-        root, settings.cache, flags["image_size"], Progress, settings.split, run.config["data"]["slices_per_subject"]
-    )
+    options, data = DataOptions.of(run.config["flags"]), run.config["data"]
+    known = {name: Condition.from_json(value) for name, value in data.get("conditions", {}).items()}
+    if settings.data is not None:
+        options = replace(options, data=settings.data, format="auto")
+    options = replace(options, table=settings.table or options.table)
+    return load(options, settings.cache, Progress, settings.split, data["slices_per_subject"], known)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `scoring.codes_summary`.
 - decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
+- by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of those
+  whose value is unknown.
 - bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by place. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
@@ -22,7 +24,7 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ import torch
 from torch import Tensor
 
 import figures
+from conditions import Condition
 from dataset import Dataset, Split, spread_over
 from memorisation import Audit, Slices, audit_copies
 from metrics import FOREGROUND, CodeUsage
@@ -123,6 +126,8 @@ def evaluate_split(case: Case) -> dict[str, Any]:
         scores |= score_realism(case, samples) | score_copies(case, samples, codes)
     if case.split.numbers is not None:
         scores["by_slice"] = by_slice(case, values)
+    if case.split.conditions:
+        scores["by_group"] = by_group(case, values)
     return scores | {"notes": case.notes}
 
 
@@ -146,6 +151,31 @@ def by_slice(case: Case, values: dict[str, np.ndarray]) -> dict[str, list[float]
         f"Scores by slice number, {case.name} split of {case.data.title}",
     )
     return {"number": numbers.tolist()} | means
+
+
+def by_group(case: Case, values: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means of some scores over the slices of each group of subjects that a condition makes."""
+    names = [name for name in ("ssim_frame", "psnr_frame", "bits_per_code") if name in values]
+    subjects = np.asarray(case.split.subjects)
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for column, each in case.split.conditions.items():
+        for group, inside in groups(case.data.conditions[column], each):
+            counts = {"subjects": len(set(subjects[inside])), "slices": int(inside.sum())}
+            table.setdefault(column, {})[group] = counts | {name: float(values[name][inside].mean()) for name in names}
+    return table
+
+
+def groups(condition: Condition, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and members of each group that is not empty: classes, thirds of the numbers, and the unknown."""
+    known = ~np.isnan(values)
+    if condition.classes:
+        parts = [(name, values == index) for index, name in enumerate(condition.classes)]
+    else:
+        ends = np.quantile(values[known], (0, 1 / 3, 2 / 3, 1)) if known.any() else np.zeros(4)
+        marks = condition.low + ends * (condition.high - condition.low)
+        third = np.searchsorted(ends[1:3], values, side="right")
+        parts = [(f"{marks[i]:.4g} to {marks[i + 1]:.4g}", known & (third == i)) for i in range(3)]
+    yield from ((name, inside) for name, inside in [*parts, ("unknown", ~known)] if inside.any())
 
 
 def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -228,7 +258,7 @@ def show_codebook(case: Case, codes: Tensor) -> None:
 
 def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
     """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
-    values["bits_per_code"], by_place = code_bits(case.run.prior, codes, case.split.positions, case.name)
+    values["bits_per_code"], by_place = code_bits(case.run.prior, codes, case.split.known, case.name)
     figures.bits_by_place(
         by_place,
         case.pictures / "bits_by_place.png",
@@ -249,8 +279,8 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
     train = case.training_split
     if case.name != "train" and train is not None:
         some = spread_over(len(train), case.effort.train_maps)
-        positions = None if train.positions is None else train.positions[some]
-        on_train, _ = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], positions, "train")
+        known = {name: values[some] for name, values in train.known.items()}
+        on_train, _ = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], known, "train")
         scores["bits_per_code_train"] = float(on_train.mean())
         scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
     return scores

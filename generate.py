@@ -5,6 +5,8 @@
     python generate.py --slice all                           # every slice position, a row each
     python generate.py --temperature 0.9 --top_p 0.95 --seed 1 --out samples --png
     python generate.py --complete case_402_slice_16.nii.png --region bottom   # redraw a part of a slice
+    python generate.py --where cdr=0.5,age=75 --slice 12     # of a run whose prior was told such things (train.py --table)
+    python generate.py --slice all --n 1 --nifti             # a volume, of a run trained on volumes
 
 Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png), or, with --complete,
 the slice, what was kept of it, and several ways to complete it (completed_imgs.png).
@@ -14,17 +16,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from PIL import Image
 
 import figures
 from cli import flag, parse_flags, require, run_main
+from conditions import Condition, parse_where
 from dataset import load_image
 from sampler import Draw
 from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
 from scoring import decode, encode
-from utils import PRETRAINED, Run, check_writable, decoder_to_use, load_run, resolve_device, run_folder
+from utils import PRETRAINED, Run, UserError, check_writable, decoder_to_use, load_run, resolve_device, run_folder
+from volumes import Space, nifti_of
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
@@ -51,6 +57,9 @@ class Settings:
     top_p: float | None = flag(
         None, "Draw each code from the fewest likeliest ones that together reach this probability."
     )
+    where: str | None = flag(
+        None, "What is known of the slices, such as cdr=0.5,age=75, of a run trained with --condition; the rest is unknown."
+    )
     complete: str | None = flag(None, "Image file of a slice to redraw a part of; the codes of the rest stand.")
     region: str = flag(
         "bottom",
@@ -65,6 +74,11 @@ class Settings:
     seed: int = flag(0, "The same seed draws the same slices.")
     out: str | None = flag(None, "Folder for the pictures; samples/ in the run folder where it is not given.")
     png: bool = flag(False, "Write each slice as its own 8-bit PNG too, under slices/ of the output folder.")
+    nifti: bool = flag(
+        False,
+        "Write the slices as NIfTI files too, where those of a run trained on volumes lie: each by itself, with --slice all the slices "
+        "of each column of the grid as one volume. They are drawn one at a time, so neighbours do not fit each other.",
+    )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
 
     def check(self) -> None:
@@ -93,7 +107,7 @@ class Settings:
     @property
     def how(self) -> str:
         """How the slices were drawn, for the pictures' titles."""
-        limits = [f"top {self.top_k}" if self.top_k else "", f"top-p {self.top_p:g}" if self.top_p else ""]
+        limits = [f"top {self.top_k}" if self.top_k else "", f"top-p {self.top_p:g}" if self.top_p else "", self.where or ""]
         return ", ".join(filter(None, [f"temperature {self.temperature:g}", *limits, f"seed {self.seed}"]))
 
 
@@ -108,18 +122,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     out = Path(settings.out) if settings.out else Path("samples") if folder == PRETRAINED else folder / "samples"
     check_writable(out, "--out")
-    samples = complete(settings, run, out) if settings.complete else draw_new(settings, run, out)
+    require(
+        not settings.nifti or run.config["data"].get("geometry") is not None,
+        "--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out",
+    )
+    where = conditions_asked(settings, run)
+    samples = complete(settings, run, out, where) if settings.complete else draw_new(settings, run, out, where)
     if settings.png:
         write_slices(samples, out / "slices")
+    if settings.nifti:
+        write_volumes(samples, run.config["data"]["geometry"], out / "volumes", together=settings.slice == "all")
     print(f"pictures: {out}/")
 
 
-def draw_new(settings: Settings, run: Run, out: Path) -> Samples:
+def conditions_asked(settings: Settings, run: Run) -> dict[str, float]:
+    """The conditions of --where, as the prior takes them."""
+    if settings.where is None:
+        return {}
+    known = {name: Condition.from_json(value) for name, value in run.config["data"].get("conditions", {}).items()}
+    require(bool(known), "--where: this run's prior was told nothing but the slice; train one with train.py --table --condition")
+    try:
+        return parse_where(settings.where, known)
+    except ValueError as error:
+        raise UserError(f"--where {error}") from None
+
+
+def draw_new(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> Samples:
     """Draw whole slices; leaves their grids."""
     numbers, columns = slice_numbers(settings, run)
     count = len(numbers) if numbers is not None else settings.n or GRID_SLICES
     started = time.monotonic()
-    samples = draw_samples(run, numbers, count, settings.draw, settings.seed)
+    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, where=where)
     print(f"drew and decoded {len(samples)} slices in {time.monotonic() - started:.1f} s")
     write_grids(samples if settings.slice == "all" else samples.first(GRID_SLICES), run, out, settings, columns)
     return samples
@@ -158,7 +191,7 @@ def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, colum
     )
 
 
-def complete(settings: Settings, run: Run, out: Path) -> Samples:
+def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> Samples:
     """Redraw a part of a slice several times; leaves the picture."""
     image, number = load_image(settings.complete, run.config["flags"]["image_size"])
     size = (run.frame.image_height, run.frame.image_width)
@@ -177,7 +210,7 @@ def complete(settings: Settings, run: Run, out: Path) -> Samples:
         )
     count = settings.n or COMPLETIONS
     numbers = np.full(count, number) if known else None
-    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, "completing", codes[0], keep)
+    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, "completing", codes[0], keep, where)
     kept = image[0, 0].clone()
     kept[region] = 0.5
     before = [image[0, 0], kept, decode(run.vqvae, codes, run.frame)[0, 0]]
@@ -189,6 +222,20 @@ def complete(settings: Settings, run: Run, out: Path) -> Samples:
         columns=3,
     )
     return samples
+
+
+def write_volumes(samples: Samples, geometry: dict[str, Any], folder: Path, together: bool) -> None:
+    """Slices as NIfTI files where the planes of the training volumes lie; together: the slices of all numbers as one, in turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    space, planes = Space(tuple(geometry["shape"]), np.array(geometry["affine"])), geometry["planes"]
+    slices = samples.images.numpy()
+    if together:
+        for index, stack in enumerate(slices.reshape(len(planes), -1, *slices.shape[1:]).swapaxes(0, 1)):
+            nib.save(nifti_of(stack, planes, space, geometry["axis"]), folder / f"sample_{index:04d}.nii.gz")
+        return
+    for index, (image, number) in enumerate(zip(slices, samples.numbers)):
+        one = nifti_of(image[None], [planes[number]], space, geometry["axis"])
+        nib.save(one, folder / f"sample_{index:04d}_slice_{number}.nii.gz")
 
 
 def write_slices(samples: Samples, folder: Path) -> None:

@@ -101,8 +101,19 @@ def of_samples(scores: dict[str, Any]) -> str:
             f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
             "than 99 % of held-out slices are, in pixels and in codes."
         )
+    parts += [_of_groups(column, table) for column, table in scores.get("by_group", {}).items()]
     parts += [f"Note: {note}." for note in scores.get("notes", [])]
     return "\n\n".join(parts)
+
+
+def _of_groups(column: str, table: dict[str, dict[str, float]]) -> str:
+    """Scores by group of a condition as Markdown."""
+    names = list(next(iter(table.values())))
+    rows = [
+        f"| {group} | " + " | ".join(f"{values[name]:.4g}" for name in names) + " |" for group, values in table.items()
+    ]
+    head = f"| {column} | {' | '.join(name.replace('_', ' ') for name in names)} |\n|---" + "|--:" * len(names) + "|"
+    return "\n".join([head, *rows])
 
 
 def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:

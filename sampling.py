@@ -1,6 +1,7 @@
 """New slices from a trained run: which slice positions to draw, the code maps, the decoded slices."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,7 @@ def draw_samples(
     title: str = "sampling",
     codes: Tensor | None = None,
     keep: Tensor | None = None,
+    where: Mapping[str, float] | None = None,
 ) -> Samples:
     """Draw code maps from the prior and decode them.
 
@@ -61,6 +63,7 @@ def draw_samples(
         seed: the same seed draws the same slices.
         title: of the progress bar.
         codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
+        where: conditions of all slices, as the prior takes them (`conditions.parse_where`); those not given are unknown.
 
     Raises:
         UserError: when the run has no prior or knows no slice positions.
@@ -90,6 +93,7 @@ def draw_samples(
                 generator=generator,
                 codes=codes,
                 keep=keep,
+                conditions={name: torch.full((min(BATCH, count - start),), value) for name, value in (where or {}).items()},
                 progress=progress.update,
             )
             parts.append(part.cpu())

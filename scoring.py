@@ -1,6 +1,6 @@
 """Trained models over data: encode a split, decode code maps, score both stages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def score_split(
     scores = reconstruction_summary(slice_scores(vqvae, split, codes, frame, title), split.subjects)
     scores |= codes_summary(codes, vqvae.quantizer.num_codes)
     if prior is not None:
-        bits = mean_bits(prior, codes, split.positions)
+        bits = mean_bits(prior, codes, split.known)
         scores |= {"bits_per_code": bits, "bits_per_slice": bits * codes[0].numel()}
     if train_codes is not None:
         scores["bits_per_code_marginal"] = marginal_bits(train_codes, codes, vqvae.quantizer.num_codes)
@@ -167,25 +167,25 @@ def codes_summary(codes: Tensor, num_codes: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def code_bits(
-    prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None, title: str | None = None
+    prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], title: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each place over
-    the maps, `[h, w]`, float64."""
+    the maps, `[h, w]`, float64. known: what the prior is told of each slice, by name, `Split.known`."""
     device, of_maps, of_places = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
         for start in range(0, len(codes), BATCH):
             batch = codes[start : start + BATCH].long().to(device)
-            position = position_batch(positions, np.arange(start, start + len(batch)), device)
-            bits = code_lengths(prior(batch, position), batch).cpu().double()
+            told = known_batch(known, np.arange(start, start + len(batch)), prior)
+            bits = code_lengths(prior(batch, conditions=told), batch).cpu().double()
             of_maps.append(bits.mean((1, 2)))
             of_places = of_places + bits.sum(0)
             progress.update(len(batch))
     return torch.cat(of_maps).numpy(), (of_places / len(codes)).numpy()
 
 
-def mean_bits(prior: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
+def mean_bits(prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
     """Bits per code of `[N, h, w]` code maps under the prior."""
-    return float(code_bits(prior, codes, positions)[0].mean())
+    return float(code_bits(prior, codes, known)[0].mean())
 
 
 def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
@@ -195,6 +195,7 @@ def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
     return total / codes.numel()
 
 
-def position_batch(positions: np.ndarray | None, indices: np.ndarray, device: torch.device) -> Tensor | None:
-    """Slice positions `[B]` of a batch on the device, or None where the data has none."""
-    return None if positions is None else torch.from_numpy(positions[indices]).to(device)
+def known_batch(known: Mapping[str, np.ndarray], indices: np.ndarray, prior: GatedPixelCNN) -> dict[str, Tensor]:
+    """What the prior takes of what is known of some slices, by name `[B]` each, on its device."""
+    device, taken = prior.embedding.weight.device, prior.arguments["conditions"]
+    return {name: torch.from_numpy(values[indices]).to(device) for name, values in known.items() if name in taken}

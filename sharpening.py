@@ -10,7 +10,7 @@ it is where the slice had it. The encoder, the codebook, the prior and the first
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,18 +21,20 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, reconstruction_loss
 
-DETAIL_CHANNELS = 16  # of the two convolutions at full resolution
+DETAIL_CHANNELS, CONTEXT_CHANNELS = 16, 8  # of the convolutions at full resolution, and of what they are told of each place
 WIDTHS = (48, 96, 128)  # of the discriminator
 CONTRAST = 10.0  # of the texture that is shown to the discriminator, whose answers can change no faster than what it sees
 ADVERSARIAL = 0.8  # the adversarial gradient's size as a share of the reconstruction's
 SSIM_WEIGHT = 0.2  # of the reconstruction loss: SSIM resists all texture that is not the slice's own
+CODE_WEIGHT = 0.1  # of the distance between the codes and the latents of the sharp slice
 
 
 class SharpDecoder(Decoder):
     """Code vectors to slices, `[B, D, h, w]` -> `[B, 1, h*f, w*f]`, as `vqvae.Decoder` but with noise to make texture from.
 
-    Noise is added after every residual block by a strength a channel, and two convolutions at full resolution, which know
-    nothing of the grid of sub-pixels, follow. Both start at zero: an untrained one paints what `Decoder` does.
+    Noise is added after every residual block by a strength a channel, and three convolutions at full resolution, which know
+    nothing of the grid of sub-pixels, make texture from the picture, the decoder's last features and more noise. Both start at
+    zero: an untrained one paints what `Decoder` does.
     """
 
     def __init__(self, code_dim: int, downsample: int, width: int, blocks: int):
@@ -40,8 +42,13 @@ class SharpDecoder(Decoder):
         self.arguments = dict(code_dim=code_dim, downsample=downsample, width=width, blocks=blocks)
         channels = [layer.mix.out_channels for layer in self.layers if isinstance(layer, ResidualBlock)]
         self.strengths = nn.ParameterList([nn.Parameter(torch.zeros(count)) for count in channels])
+        *_, last, shuffle = self.layers
+        self.context = nn.Conv2d(last.in_channels, CONTEXT_CHANNELS, 1)
+        self.upsample = nn.Upsample(scale_factor=shuffle.upscale_factor, mode="bilinear")
         self.detail = nn.Sequential(
-            nn.Conv2d(2, DETAIL_CHANNELS, 3, padding=1),
+            nn.Conv2d(2 + CONTEXT_CHANNELS, DETAIL_CHANNELS, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(DETAIL_CHANNELS, DETAIL_CHANNELS, 3, padding=1),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(DETAIL_CHANNELS, 1, 3, padding=1),
         )
@@ -61,11 +68,12 @@ class SharpDecoder(Decoder):
         gives the same slice, alone or in any batch."""
         generators = _seeded_by(quantized) if generators is None else generators
         strengths, x = iter(self.strengths), quantized
-        for layer in self.layers:
+        for layer in self.layers[:-2]:
             x = layer(x)
             if isinstance(layer, ResidualBlock):
                 x = x + _noise(x, generators) * next(strengths)[:, None, None]
-        return x + self.detail(torch.cat([x, _noise(x, generators)], dim=1))
+        picture, context = self.layers[-2:](x), self.upsample(self.context(x))
+        return picture + self.detail(torch.cat([picture, context, _noise(picture, generators)], dim=1))
 
 
 def _noise(like: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -108,6 +116,7 @@ class SharpeningLosses:
     reconstruction: Tensor
     adversarial: Tensor
     discriminator: Tensor
+    codes: Tensor
 
 
 class Sharpener(nn.Module):
@@ -123,11 +132,18 @@ class Sharpener(nn.Module):
         return self.decoder.arguments
 
     def losses(
-        self, quantized: Tensor, faithful: Tensor, images: Tensor, seeds: Sequence[int], ramp: float = 1.0
+        self,
+        quantized: Tensor,
+        faithful: Tensor,
+        images: Tensor,
+        seeds: Sequence[int],
+        ramp: float = 1.0,
+        code_distance: Callable[[Tensor], Tensor] | None = None,
     ) -> SharpeningLosses:
         """One step's losses of both networks.
 
         The adversarial gradient is scaled to `ADVERSARIAL` times the size of the reconstruction's, both measured at the picture.
+        Texture may be any, as long as the encoder would still find the same codes in it.
 
         Args:
             quantized: `[B, D, h, w]` code vectors.
@@ -135,13 +151,15 @@ class Sharpener(nn.Module):
             images: `[B, 1, H, W]` the slices.
             seeds: of each slice's noise.
             ramp: 0..1, weight of the adversarial term while the discriminator learns its first lessons.
+            code_distance: how far `[B, 1, H, W]` pictures are from their codes, a scalar; None does not ask.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         sharp = self.decoder(quantized, generators).float()
         with torch.enable_grad():
             seen = sharp.detach().requires_grad_()
             reconstruction = reconstruction_loss(seen, images, SSIM_WEIGHT)
-            (pull,) = torch.autograd.grad(reconstruction, seen)
+            codes = seen.new_zeros(()) if code_distance is None else code_distance(seen)
+            (pull,) = torch.autograd.grad(reconstruction + CODE_WEIGHT * codes, seen)
             adversarial = -self.discriminator(seen, faithful).float().mean()
             (push,) = torch.autograd.grad(adversarial, seen)
         push = push * (pull.norm() / push.norm().clamp(min=1e-12))
@@ -152,4 +170,4 @@ class Sharpener(nn.Module):
         discriminator = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
         shown = reconstruction.detach() + discriminator.detach()
         loss = moved - moved.detach() + discriminator - discriminator.detach() + shown
-        return SharpeningLosses(loss, reconstruction.detach(), adversarial.detach(), discriminator.detach())
+        return SharpeningLosses(loss, *(part.detach() for part in (reconstruction, adversarial, discriminator, codes)))

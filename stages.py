@@ -1,6 +1,7 @@
 """The trained stages: how the VQ-VAE, the prior and the sharper decoder take a batch, and how they are scored after an epoch."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from metrics import CodeUsage, fine_power, ssim
 from optimizer import Muon
 from pixelcnn import GatedPixelCNN, PositionalMarginal
 from realism import sliced_wasserstein
-from scoring import encode_split, mean_bits, mean_ssim, position_batch
+from scoring import encode_split, known_batch, mean_bits, mean_ssim
 from sharpening import SharpDecoder, Sharpener
 from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
@@ -23,8 +24,8 @@ CONTINUOUS_SHARE, CONTINUOUS_STEPS = 0.1, 200  # share of the VQ-VAE's steps, an
 PLACING_SLICES = 128  # training slices whose latents the codes are placed among
 EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
-UNKNOWN_SHARE = 0.05  # of the training maps whose slice position is withheld from the prior
-ADVERSARIAL_RAMP = 100  # steps over which the adversarial term of the sharper decoder rises, at most
+UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
+ADVERSARIAL_RAMP = 100  # steps, at most, that the discriminator learns alone, and then over which the adversarial term rises
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
@@ -67,7 +68,9 @@ class VQVAEStage(Stage):
             self._place_codes()
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
-        images = mirrored(self._images(indices), chance[:, 0])
+        images = self._images(indices)
+        if self.train.symmetric:
+            images = mirrored(images, chance[:, 0])
         with autocast(images.device, self.precision):
             out = None if self.continuous else self.model(images)
             decoded = self.model.autoencode(images) if out is None else out.images
@@ -143,8 +146,8 @@ class PriorStage(Stage):
         train: Tensor,
         mirrored: Tensor,
         validation: Tensor,
-        train_positions: np.ndarray | None,
-        validation_positions: np.ndarray | None,
+        train_known: Mapping[str, np.ndarray],
+        validation_known: Mapping[str, np.ndarray],
         subjects: list[str],
         codebook: Tensor,
         precision: str,
@@ -154,8 +157,9 @@ class PriorStage(Stage):
         self.model, self.train, self.mirrored, self.codebook = model, train, mirrored, codebook
         self.validation, self.precision = validation, precision
         self.marginal = PositionalMarginal([train, mirrored], model.num_codes, subjects)
-        self.positions = {"train": train_positions, "validate": validation_positions}
-        self.size, self.chances = len(train), 2 + model.chances
+        self.known = {"train": train_known, "validate": validation_known}
+        self.withheld = max(1, len(model.arguments["conditions"]))  # chances of withholding something
+        self.size, self.chances = len(train), 1 + self.withheld + model.chances
         self.micro_batch = max(1, PRIOR_PLACES // math.prod(train.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
@@ -170,23 +174,24 @@ class PriorStage(Stage):
         chosen = torch.from_numpy(indices)
         swap = chance[:, 0, None, None] < 0.5
         codes = torch.where(swap, self.mirrored[chosen], self.train[chosen]).long().to(device)
-        position = position_batch(self.positions["train"], indices, device)
-        if position is not None:  # now and then without, so that the prior also knows slices of unknown position
-            position = torch.where(chance[:, 1].to(device) < UNKNOWN_SHARE, math.nan, position)
-        known = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
+        told = known_batch(self.known["train"], indices, self.model)
+        for number, name in enumerate(told, 1):  # now and then without, so that the prior also knows slices of unknown position
+            told[name] = torch.where(chance[:, number].to(device) < UNKNOWN_SHARE, math.nan, told[name])
+        table = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
+        dropout = chance[:, 1 + self.withheld :].to(device)
         with autocast(device, self.precision):
-            logits = self.model(codes, position, log_marginal=known, chance=chance[:, 2:].to(device))
+            logits = self.model(codes, conditions=told, log_marginal=table, chance=dropout)
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
         return {
-            f"{name}_bits": self._some_bits(model, codes, self.positions[name])
+            f"{name}_bits": self._some_bits(model, codes, self.known[name])
             for name, codes in (("train", self.train), ("validate", self.validation))
         }
 
-    def _some_bits(self, model: GatedPixelCNN, codes: Tensor, positions: np.ndarray | None) -> float:
+    def _some_bits(self, model: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
         some = spread_over(len(codes), scored_slices(self.size))
-        return mean_bits(model, codes[torch.from_numpy(some)], None if positions is None else positions[some])
+        return mean_bits(model, codes[torch.from_numpy(some)], {name: values[some] for name, values in known.items()})
 
 
 class SharpenStage(Stage):
@@ -230,12 +235,13 @@ class SharpenStage(Stage):
         return model.decoder
 
     def before_step(self, step: int, steps: int) -> None:
-        self.ramp = min(1.0, step / max(1, min(ADVERSARIAL_RAMP, steps // 10)))
+        ramp = max(1, min(ADVERSARIAL_RAMP, steps // 10))
+        self.ramp = min(1.0, max(0.0, step / ramp - 1))
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         device = self.vqvae.quantizer.codebook.device
         images = self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
-        swap = chance[:, 0, None, None] < 0.5
+        swap = (chance[:, 0, None, None] < 0.5) & self.train.symmetric
         chosen = torch.from_numpy(indices)
         codes = torch.where(swap, self.codes[1][chosen], self.codes[0][chosen]).long().to(device)
         images = torch.where(swap[..., None].to(device), images.flip(2), images)
@@ -244,7 +250,13 @@ class SharpenStage(Stage):
             with torch.no_grad():
                 faithful = self.vqvae.decoder(quantized).float()
             seeds = [int(number * 2**53) for number in chance[:, 1].tolist()]
-            losses = self.model.losses(quantized, faithful, images, seeds, self.ramp)
+            textured = ~self.vqvae.flat(images)  # flat patches are not encoded by the encoder
+
+            def code_distance(pictures: Tensor) -> Tensor:
+                apart = (self.vqvae.encoder(pictures).float() - quantized).square().mean(1, keepdim=True)
+                return (apart * textured).sum() / textured.sum().clamp(min=1)
+
+            losses = self.model.losses(quantized, faithful, images, seeds, self.ramp, code_distance)
         return vars(losses)
 
     def validate(self, model: Sharpener) -> dict[str, float]:

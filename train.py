@@ -3,6 +3,7 @@
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
     python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
+    python train.py --data BIDS --table BIDS/participants.tsv --condition age,sex
     python train.py --resume --out runs/mine                 # go on where it was stopped
     python train.py --stage prior --out runs/mine            # one stage of a run anew
     torchrun --nproc_per_node=2 train.py --data DIR          # two processes share every batch: the same result
@@ -28,13 +29,14 @@ import figures
 import ranks
 import report
 from cli import flag, parse_flags, require, run_main
-from dataset import Dataset, Frame, Split, find_frame, load_cohort, load_folder, spread_over
+from dataset import Dataset, Frame, Split, find_frame, spread_over
 from evaluation import QUICK, Case, evaluate_split
 from metrics import radial_power
 from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
 from sharpening import SharpDecoder
+from sources import AXES, FORMATS, DataOptions, describe, load, split_table
 from stages import PriorStage, SharpenStage, VQVAEStage
 from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
 from utils import (
@@ -56,6 +58,7 @@ from utils import (
     versions,
     with_sharp_decoder,
     write_json,
+    write_text,
 )
 from vqvae import VQVAE
 
@@ -88,8 +91,30 @@ class Settings:
     downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
     data: str | None = flag(
         None,
-        "Folder that holds keras_png_slices_train/ and its like; the built-in synthetic cohort where it is not given.",
+        "Folder of slices or volumes, see --format; the built-in synthetic cohort where it is not given.",
     )
+    format: str = flag(
+        "auto",
+        "What --data holds: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + "; auto recognises it.",
+        ("auto", *FORMATS),
+    )
+    axis: str = flag("axial", "Which way volumes are sliced.", tuple(AXES))
+    spacing: float = flag(1.0, "Millimetres between voxels that volumes are resampled to.")
+    slices: int = flag(32, "Slices of each volume, spread evenly over its central part that holds brain.")
+    slice_range: str | None = flag(
+        None, "Shares of the axis, low:high in 0..1, that the slices of volumes are spread over instead, such as 0.3:0.7."
+    )
+    split: str = flag(
+        "85,10,5",
+        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the subject's "
+        "name alone.",
+    )
+    split_file: str | None = flag(
+        None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
+    )
+    skip_bad: bool = flag(False, "Leave out volumes and images that cannot be read, and say which, instead of stopping.")
+    table: str | None = flag(None, "A .csv or .tsv file with a line a subject, such as participants.tsv.")
+    condition: str | None = flag(None, "Columns of --table, separated by commas, that the prior is told, such as cdr,age,sex.")
     init: str | None = flag(
         None,
         "Run folder, or pretrained, whose weights the networks start from; they are trained further on the data given here.",
@@ -137,6 +162,7 @@ class Settings:
             self.image_size is None or 8 <= self.image_size <= 4096,
             f"--image_size is {self.image_size}; expected 8 to 4096 pixels",
         )
+        DataOptions.of(asdict(self)).check()
         require(
             not (self.no_sharpen and self.stage == "sharpen"), "--no_sharpen leaves out what --stage sharpen trains"
         )
@@ -266,7 +292,7 @@ def new_folder(settings: Settings) -> Path:
 def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
     """Load the data and see that it fits the run."""
     precision = resolve_precision(settings.precision, device)
-    data = ranks.first_before_others(lambda: load_data(settings.data, settings.image_size, settings.cache))
+    data = ranks.first_before_others(lambda: load_data(DataOptions.of(asdict(settings)), settings.cache))
     frame = find_frame(data.splits["train"].images, settings.downsample)
     job = Job(settings, folder, data, frame, device, precision)
     print(
@@ -304,20 +330,22 @@ def data_summary(job: Job) -> dict[str, Any]:
     return job.data.summary() | {"frame": asdict(job.frame)}
 
 
-def load_data(root: str | None, image_size: int | None, cache: str) -> Dataset:
-    """The folder's slices, or the built-in cohort where `root` is None; says what was found and what is missing."""
-    data = load_cohort(image_size, cache, Progress) if root is None else load_folder(root, cache, image_size, Progress)
+def load_data(options: DataOptions, cache: str) -> Dataset:
+    """The slices that the options name; says what was found and what is missing."""
+    data = load(options, cache, Progress)
     sizes = ", ".join(
         f"{name} {len(split)} slices of {len(set(split.subjects))} subjects" for name, split in data.splits.items()
     )
     print(f"data: {data.title}: {sizes}")
+    if describe(data):
+        print(f"data: {describe(data)}")
     for note in data.notes:
         print(f"note: {note}")
     return data
 
 
 def write_config(job: Job) -> None:
-    """Write `config.json`, unless it says all this already."""
+    """Write `config.json` and `split.csv`, unless they say all this already."""
     config = {
         "flags": asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)},
         "data": data_summary(job),
@@ -326,6 +354,7 @@ def write_config(job: Job) -> None:
     path = job.folder / "config.json"
     if not path.exists() or read_config(job.folder) != config:
         write_json(path, config)
+        write_text(job.folder / "split.csv", split_table(job.data))
 
 
 def stages_to_run(job: Job) -> list[str]:
@@ -393,11 +422,11 @@ def check_init(settings: Settings) -> None:
 
 
 def encode_slices(job: Job, done: list[str]) -> None:
-    """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
+    """Encode every split, the training split mirrored too where a mirrored slice may stand for one; leaves `codes.safetensors`."""
     model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
     codes["train_mirrored"] = encode_split(
-        model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=True
+        model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=job.data.splits["train"].symmetric
     )
     with replacing(job.folder / "codes.safetensors") as temporary:
         save_file(codes, temporary)
@@ -407,7 +436,9 @@ def train_prior(job: Job, done: list[str]) -> None:
     """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
     s, codes, splits = job.settings, job.codes(), job.data.splits
     seed_everything(s.seed, "prior")
-    conditions = {} if splits["train"].positions is None else {"position": NUMBER}
+    train = splits["train"]
+    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
+    conditions = ({} if train.positions is None else {"position": NUMBER}) | sizes
     known = weights_to_start_from(job, "prior", GatedPixelCNN)
     if known is None:
         model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size).to(job.device)
@@ -419,9 +450,9 @@ def train_prior(job: Job, done: list[str]) -> None:
         codes["train"],
         codes["train_mirrored"],
         codes[scored],
-        splits["train"].positions,
-        validation.positions,
-        splits["train"].subjects,
+        train.known,
+        validation.known,
+        train.subjects,
         load_model(job.folder / "vqvae.safetensors", VQVAE).quantizer.codebook.to(job.device),
         job.precision,
         known is not None,
@@ -518,7 +549,10 @@ def picture_held_out(
 ) -> None:
     """Held-out slices, their reconstructions and their code maps."""
     where, title = job.pictures, job.data.title
-    labels = [f"{subject}, slice {number}" for subject, number in zip(real.subjects, real.numbers)]
+    labels = [
+        subject if number is None else f"{subject}, slice {number}"
+        for subject, number in zip(real.subjects, numbers_of(real))
+    ]
     figures.slice_grid(images[:, 0].numpy(), where / "original.png", f"Original {name} slices, {title}", labels)
     figures.slice_grid(decoded[:, 0].numpy(), where / "reconst.png", f"Reconstructed {name} slices, {title}", labels)
     figures.code_grid(codes.numpy(), where / "test_q.png", f"Codes q(z|x) of {name} slices", code_ranks(run), labels)
@@ -568,8 +602,13 @@ def picture_side_by_side(
         rows,
         job.pictures / "real_and_generated.png",
         f"Real and generated slices, {job.data.title}",
-        [f"slice {number}" for number in real.numbers[some]],
+        ["" if number is None else f"slice {number}" for number in (numbers_of(real)[i] for i in some)],
     )
+
+
+def numbers_of(split: Split) -> list[int | None]:
+    """The slice number of each slice, None where the data says nothing of it."""
+    return [None] * len(split) if split.numbers is None else split.numbers.tolist()
 
 
 def code_ranks(run: Run) -> np.ndarray:

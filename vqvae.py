@@ -389,9 +389,12 @@ class VQVAE(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}"
             )
-        spread = F.max_pool2d(images, self.downsample) + F.max_pool2d(-images, self.downsample)
         grey = F.avg_pool2d(images, self.downsample)
-        return torch.where(spread < FLAT, self.flat_latent(grey), self.encoder(images))
+        return torch.where(self.flat(images), self.flat_latent(grey), self.encoder(images))
+
+    def flat(self, images: Tensor) -> Tensor:
+        """Which patches of `[B, 1, H, W]` slices have no texture, `[B, 1, h, w]` bool."""
+        return F.max_pool2d(images, self.downsample) + F.max_pool2d(-images, self.downsample) < FLAT
 
     def encode(self, images: Tensor) -> Tensor:
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.

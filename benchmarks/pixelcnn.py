@@ -170,7 +170,7 @@ def train_plain(settings: Settings, data: Dataset, codes: dict[str, Tensor], num
         seconds, maps = seconds + time.monotonic() - started, maps + len(part)
         if seconds >= next_score:
             next_score = seconds + 60
-            curve.append({"seconds": seconds, "maps": maps, "validate_bits": mean_bits(model, some, None)})
+            curve.append({"seconds": seconds, "maps": maps, "validate_bits": mean_bits(model, some, {})})
             print(f"  plain, {seconds / 60:.1f} min, {maps} maps: {curve[-1]['validate_bits']:.3f} bits", flush=True)
     return {"seconds": seconds, "maps": maps, "curve": curve} | _bits(model, data, codes)
 
@@ -209,8 +209,8 @@ def _stage(
         codes["train"][chosen],
         codes["train_mirrored"][chosen],
         codes["validate"],
-        train.positions[chosen],
-        validation.positions,
+        {name: values[chosen] for name, values in train.known.items()},
+        validation.known,
         [train.subjects[i] for i in chosen],
         codebook,
         settings.arithmetic,
@@ -220,9 +220,10 @@ def _stage(
 def _bits(model: nn.Module, data: Dataset, codes: dict[str, Tensor]) -> dict[str, float]:
     """Bits per code of every validation map, and of as many training maps."""
     some = np.linspace(0, len(codes["train"]) - 1, len(codes["validate"])).astype(int)
+    known = {name: values[some] for name, values in data.splits["train"].known.items()}
     return {
-        "validate_bits": mean_bits(model, codes["validate"], data.splits["validate"].positions),
-        "train_bits": mean_bits(model, codes["train"][some], data.splits["train"].positions[some]),
+        "validate_bits": mean_bits(model, codes["validate"], data.splits["validate"].known),
+        "train_bits": mean_bits(model, codes["train"][some], known),
     }
 
 

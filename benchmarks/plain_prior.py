@@ -4,6 +4,8 @@ As most implementations, and the student project that this toolkit started from,
 conditions, no dropout; trained by Adam at a constant rate.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -51,14 +53,17 @@ class PlainPixelCNN(nn.Module):
 
     def __init__(self, num_codes: int = 512, channels: int = 64, layers: int = 15):
         super().__init__()
+        self.arguments = {"conditions": {}}
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList([PlainLayer(channels, 7 if i == 0 else 3, i == 0) for i in range(layers)])
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, num_codes, 1)
         )
 
-    def forward(self, codes: Tensor, position: Tensor | None = None) -> Tensor:
-        """The position is ignored: this prior is unconditional."""
+    def forward(
+        self, codes: Tensor, position: Tensor | None = None, conditions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Position and conditions are ignored: this prior is unconditional."""
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
         for layer in self.layers:
             v, h = layer(v, h)

@@ -61,7 +61,7 @@ SCORED = 140  # validation slices scored while a peer trains; at its end all are
 BATCH = 32  # slices at a time when scoring and in the speed table
 AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
 CHOICE_SLICES = 2560  # of the trainings that try one choice each
-BRIEF_SLICES = 2048  # of the training that is timed to the target
+BRIEF_SLICES = 1024  # of the training that is timed to the target
 RATE_SLICES = (
     2560,
     5120,

@@ -161,6 +161,11 @@ def damaged_codes() -> None:
     Path("runs/run/codes.safetensors").write_bytes(b"\x08\x00\x00")
 
 
+def broken_volume() -> None:
+    Path("volumes").mkdir()
+    Path("volumes/a.nii.gz").write_bytes(b"nothing of the kind")
+
+
 def no_prior() -> None:
     Path("runs/run/prior.safetensors").unlink()
 
@@ -206,6 +211,17 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("train", NEW, odd_name, "brain.png: unexpected name; expected case_<subject>_slice_<n>.nii.png"),
     ("train", NEW, black_images, "every training slice is entirely black"),
     ("train", NEW, subject_in_two_splits, "subject 000 is in both the train and the validate split"),
+    ("train", ["--data", "empty"], empty_folder, "BIDS, sub-*/anat/*_T1w.nii.gz"),
+    ("train", [*NEW, "--format", "bids"], nothing, "data: --format bids finds nothing there"),
+    ("train", [*NEW, "--format", "dicom"], nothing, "--format: invalid choice: 'dicom'"),
+    ("train", [*NEW, "--spacing", "0"], nothing, "--spacing is 0; expected 0.1 to 20 mm"),
+    ("train", [*NEW, "--slices", "0"], nothing, "--slices is 0; expected 1 to 1024"),
+    ("train", [*NEW, "--slice_range", "0.7:0.3"], nothing, "--slice_range is 0.7:0.3; expected two shares"),
+    ("train", [*NEW, "--split", "85,10"], nothing, "--split is 85,10; expected shares of train, validate and test"),
+    ("train", ["--data", "data", "--format", "images", "--split_file", "nowhere.csv"], nothing, "nowhere.csv: not a readable"),
+    ("train", [*NEW, "--table", "nowhere.csv", "--condition", "age"], nothing, "--table nowhere.csv: not a readable table"),
+    ("train", [*NEW, "--condition", "age"], nothing, "--table and --condition go together"),
+    ("train", ["--data", "volumes"], broken_volume, "volumes/a.nii.gz: not a readable volume"),
     ("train", ["--epoch", "0"], nothing, "--epoch is 0; expected at least 1"),
     ("train", ["--epoch", "two"], nothing, "--epoch: invalid int value: 'two'"),
     ("train", ["--batch", "-3"], nothing, "--batch is -3; expected at least 1"),
@@ -262,6 +278,8 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("generate", [*RUN, "--out", "file"], file_in_the_way, "--out file is a file"),
     ("generate", [*RUN, "--out", "file/below"], file_in_the_way, "file/below: cannot be made"),
     ("generate", [*RUN, "--decoder", "sharp"], nothing, "this run has no sharp decoder; train it with"),
+    ("generate", [*RUN, "--nifti"], nothing, "--nifti: this run was not trained on volumes"),
+    ("generate", [*RUN, "--where", "age=7"], nothing, "--where: this run's prior was told nothing but the slice"),
     ("generate", [*RUN, "--complete", "nowhere.png"], nothing, "nowhere.png: no such image file"),
     ("generate", [*RUN, "--complete", "small.png"], wrong_size, "small.png has 30x30 pixels; this run's slices have 40x56"),
     ("generate", [*RUN, "--complete", "huge.png"], huge_image, "huge.png: not a readable image"),

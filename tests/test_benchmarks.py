@@ -109,3 +109,14 @@ def test_spoilt_slices_are_spoilt_and_of_the_same_shape(load):
     assert torch.equal(bench.SPOILT["one slice a position, repeated"](images, numbers)[3:], images[:3])
     chosen = bench.spread_over_subjects(np.tile(np.arange(4), 5), np.repeat(list("abcde"), 4), 10)
     assert len(set(chosen.tolist())) == 10 and set((chosen // 4).tolist()) == set(range(5))
+
+
+def test_the_scale_benchmark(tmp_path, load):
+    bench = load("scale", STAGES=("vqvae", "encode"))
+    found = bench.peak_of(["-c", "held = bytearray(200 << 20); import time; time.sleep(0.3)"])
+    assert 200 << 20 < found["own"] < 300 << 20
+    bench.link_slices(tmp_path / "data", 640, 32)
+    names = [path.name for path in (tmp_path / "data" / "keras_png_slices_validate").glob("*.png")]
+    assert len(names) == 64 and "case_000019_slice_31.nii.png" in names
+    text = bench.table({"vqvae": {"1000": {"own": 5 << 20}, "40000": {"own": 6 << 20}}})
+    assert text.splitlines()[-1] == "| vqvae | 5 | 6 |"

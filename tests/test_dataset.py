@@ -72,8 +72,8 @@ def test_cache_is_reused_and_a_changed_folder_is_noticed(slices, tmp_path, monke
     cache = tmp_path / "cache"
     before = np.array(load_folder(slices, cache).splits["train"].images)
     decoded = []
-    original = dataset._decode
-    monkeypatch.setattr(dataset, "_decode", lambda path, size: decoded.append(path.name) or original(path, size))
+    original = dataset.decode_image
+    monkeypatch.setattr(dataset, "decode_image", lambda path, size: decoded.append(path.name) or original(path, size))
     again = load_folder(slices, cache).splits["train"].images
     assert not decoded and isinstance(again, np.memmap) and np.array_equal(before, again)
 
