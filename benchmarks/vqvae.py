@@ -57,7 +57,8 @@ from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim
 PARTS = ("training", "monai", "rates", "quantizer", "speed", "codes", "choices", "report")
 TARGET_SSIM = 0.9068  # what the student project reports
 VECTORS = 131_072  # latents of the quantiser's test
-SCORED = 140  # validation slices scored while a peer trains; at its end all are
+SCORED = 140  # validation slices whose codes are looked at
+PEER_SCORED = 70, 280  # validation slices that a peer, slow as it is, is scored on while it trains and at its end, spread evenly
 BATCH = 32  # slices at a time when scoring and in the speed table
 AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
 CHOICE_SLICES = 2560  # of the trainings that try one choice each
@@ -134,9 +135,14 @@ def train_all(settings: Settings, results: Results) -> None:
 
 
 def train_monai(settings: Settings, results: Results) -> None:
-    """Train MONAI's VQVAE by each of several recipes, since the best learning rate for these slices is not known beforehand."""
+    """Train MONAI's VQVAE by each of several recipes, since the best learning rate for these slices is not known beforehand.
+
+    Recipes that the results hold already are not tried again.
+    """
     data = load_folder(settings.data, settings.cache, None, Progress)
     for batch, lr in MONAI_RECIPES:
+        if f"batch {batch}, learning rate {lr:g}" in results.values.get(f"monai_f{settings.downsample}", {}):
+            continue
         seed_everything(settings.seed, "monai")
         monai = Monai(settings.downsample, settings.arithmetic, lr, batch)
         tried = train_peer(monai, data, settings.minutes, None, settings.seed) | {"batch": batch, "lr": lr}
@@ -184,7 +190,7 @@ def train_rates(settings: Settings, results: Results) -> None:
 
 def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, seed: int) -> dict[str, Any]:
     """Train a peer for `limit` minutes or, where `equal` is given, until it has had those and has reached the target."""
-    train, some = data.splits["train"], data.splits["validate"].evenly(SCORED)
+    train, (some, many) = data.splits["train"], (data.splits["validate"].evenly(count) for count in PEER_SCORED)
     rng, curve, seconds, losses = np.random.default_rng(seed), [], 0.0, []
     order = np.empty(0, dtype=np.int64)
     next_score = 60.0
@@ -205,10 +211,10 @@ def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, see
         print(f"  {seconds / 60:.1f} min, {len(losses) * peer.batch} slices: {score}", flush=True)
         if equal is not None and seconds >= equal * 60:
             if "ssim" not in result:
-                result |= score_peer(peer, data.splits["validate"]) | {"seconds": seconds}
+                result |= score_peer(peer, many) | {"seconds": seconds}
             if max(point["ssim"] for point in curve) >= TARGET_SSIM:
                 break
-    final = score_peer(peer, data.splits["validate"]) | {"seconds": seconds}
+    final = score_peer(peer, many) | {"seconds": seconds}
     final["slices_seen"] = len(losses) * peer.batch
     curve.append({"loss": losses[-1]} | final)
     return final | result | {"curve": curve, "final": final}
