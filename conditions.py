@@ -3,8 +3,8 @@
     table = read_table("oasis_cross-sectional.csv", ["cdr", "age", "sex"])
     conditions, values = join(table, subjects, sessions)     # {"cdr": Condition(...)}, {"cdr": [one number a subject]}
 
-A column of few different values is a class, any other column of numbers a number; a value that is missing is NaN, which the prior takes
-as a value of its own.
+A column of few different values is a class, any other column of numbers a number; a value that is missing is NaN, which the
+prior takes as a value of its own.
 """
 
 import csv
@@ -143,7 +143,9 @@ def parse_where(text: str, conditions: dict[str, Condition]) -> dict[str, float]
         name, equals, value = part.partition("=")
         name = name.strip()
         if not equals or name not in conditions:
-            raise ValueError(f"{part.strip() or text}: expected NAME=VALUE with a NAME of {', '.join(conditions) or 'none'}")
+            raise ValueError(
+                f"{part.strip() or text}: expected NAME=VALUE with a NAME of {', '.join(conditions) or 'none'}"
+            )
         try:
             values[name] = conditions[name].encoded(value)
         except ValueError as error:
@@ -160,7 +162,8 @@ def _inferred(name: str, texts: Sequence[str]) -> Condition:
     except ValueError:
         if len(known) > MOST_WORDS:
             raise DataError(
-                f"--condition {name}: {len(known)} different words, such as {known[0]}; expected numbers or at most {MOST_WORDS} classes"
+                f"--condition {name}: {len(known)} different words, such as {known[0]}; expected numbers or at most "
+                f"{MOST_WORDS} classes"
             ) from None
         return Condition(tuple(known))
     if not all(map(math.isfinite, numbers)):
@@ -179,11 +182,9 @@ def _plain(text: str) -> str:
         return text
 
 
-def _rows_by_subject(
-    table: list[dict[str, str]], wanted: Sequence[str]
-) -> tuple[str, dict[str, dict[str, str]]]:
-    """The column that names most of the wanted subjects, and its rows by name; the first row of a name counts. The rows of an OASIS
-    subject's first session stand for the subject too."""
+def _rows_by_subject(table: list[dict[str, str]], wanted: Sequence[str]) -> tuple[str, dict[str, dict[str, str]]]:
+    """The column that names most of the wanted subjects, and its rows by name; the first row of a name counts. The row of an OASIS
+    subject's first session stands for the subject too."""
     names = {_key(name) for name in wanted}
     column = max(table[0], key=lambda column: len({_key(row[column]) for row in table} & names))
     rows: dict[str, dict[str, str]] = {}

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 import report
 from cli import flag, parse_flags, require, run_main
 from conditions import Condition
 from dataset import SPLITS, Dataset
 from evaluation import FULL, QUICK, Case, evaluate_split
+from scoring import encode_split
 from sources import DataOptions, load
 from utils import (
     PRETRAINED,
@@ -93,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
     decoder = decoder_to_use(folder, settings.decoder)
     kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder  # the toolkit's own folder stays as it is
-    case = Case(run, data, name, read_codes(folder), effort, settings.seed, kept / "images", sharp, decoder)
+    codes = codes_of_training(folder, run, data)
+    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))
@@ -105,6 +109,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(path, known | scores)
         report.write(kept, run.config, known | scores)
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
+
+
+def codes_of_training(folder: Path, run: Run, data: Dataset) -> dict[str, Tensor]:
+    """The code maps that the run left; where it left none, as the weights that come with the toolkit, those of the data's training
+    split if the run was trained on as many slices."""
+    codes, train = read_codes(folder), data.splits.get("train")
+    if codes or train is None or len(train) != run.config["data"]["splits"]["train"]["slices"]:
+        return codes
+    return {
+        "train": encode_split(run.vqvae, train, run.frame, "encoding train"),
+        "train_mirrored": encode_split(run.vqvae, train, run.frame, "encoding train, mirrored", train.symmetric),
+    }
 
 
 def load_data(settings: Settings, run: Run) -> Dataset:

@@ -58,7 +58,8 @@ class Settings:
         None, "Draw each code from the fewest likeliest ones that together reach this probability."
     )
     where: str | None = flag(
-        None, "What is known of the slices, such as cdr=0.5,age=75, of a run trained with --condition; the rest is unknown."
+        None,
+        "What is known of the slices, such as cdr=0.5,age=75, of a run trained with --condition; the rest is unknown.",
     )
     complete: str | None = flag(None, "Image file of a slice to redraw a part of; the codes of the rest stand.")
     region: str = flag(
@@ -107,7 +108,11 @@ class Settings:
     @property
     def how(self) -> str:
         """How the slices were drawn, for the pictures' titles."""
-        limits = [f"top {self.top_k}" if self.top_k else "", f"top-p {self.top_p:g}" if self.top_p else "", self.where or ""]
+        limits = [
+            f"top {self.top_k}" if self.top_k else "",
+            f"top-p {self.top_p:g}" if self.top_p else "",
+            self.where or "",
+        ]
         return ", ".join(filter(None, [f"temperature {self.temperature:g}", *limits, f"seed {self.seed}"]))
 
 
@@ -140,7 +145,10 @@ def conditions_asked(settings: Settings, run: Run) -> dict[str, float]:
     if settings.where is None:
         return {}
     known = {name: Condition.from_json(value) for name, value in run.config["data"].get("conditions", {}).items()}
-    require(bool(known), "--where: this run's prior was told nothing but the slice; train one with train.py --table --condition")
+    require(
+        bool(known),
+        "--where: this run's prior was told nothing but the slice; train one with train.py --table --condition",
+    )
     try:
         return parse_where(settings.where, known)
     except ValueError as error:

@@ -292,7 +292,8 @@ def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> float:
     network.eval()
     with torch.inference_mode():
         scores = torch.cat([network(part[:, None]) for one in testing for part in one.images.split(64)])[:, 0]
-    ranks = scores.unique(return_inverse=True)[1] / len(scores)  # not logits: torchmetrics would squash large ones into ties
+    # ranks, not logits: torchmetrics would squash large ones into ties
+    ranks = scores.unique(return_inverse=True)[1] / len(scores)
     return float(binary_auroc(ranks, _labels(testing).long()))
 
 

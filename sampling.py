@@ -93,7 +93,9 @@ def draw_samples(
                 generator=generator,
                 codes=codes,
                 keep=keep,
-                conditions={name: torch.full((min(BATCH, count - start),), value) for name, value in (where or {}).items()},
+                conditions={
+                    name: torch.full((min(BATCH, count - start),), value) for name, value in (where or {}).items()
+                },
                 progress=progress.update,
             )
             parts.append(part.cpu())

@@ -21,9 +21,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, reconstruction_loss
 
-DETAIL_CHANNELS, CONTEXT_CHANNELS = 16, 8  # of the convolutions at full resolution, and of what they are told of each place
+DETAIL_CHANNELS, CONTEXT_CHANNELS = (
+    16,
+    8,
+)  # of the convolutions at full resolution, and of what they are told of each place
 WIDTHS = (48, 96, 128)  # of the discriminator
-CONTRAST = 10.0  # of the texture that is shown to the discriminator, whose answers can change no faster than what it sees
+CONTRAST = (
+    10.0  # of the texture that is shown to the discriminator, whose answers can change no faster than what it sees
+)
 ADVERSARIAL = 0.8  # the adversarial gradient's size as a share of the reconstruction's
 SSIM_WEIGHT = 0.2  # of the reconstruction loss: SSIM resists all texture that is not the slice's own
 CODE_WEIGHT = 0.1  # of the distance between the codes and the latents of the sharp slice

@@ -36,7 +36,7 @@ from dataset import (
     load_folder,
     silent,
 )
-from volumes import AXES, SUFFIXES, Space, VolumeOptions, output_space, read_slices
+from volumes import SUFFIXES, Space, VolumeOptions, output_space, read_slices
 
 FORMATS = {
     "slices": "the OASIS PNG slice set, keras_png_slices_*/case_<subject>_slice_<n>.nii.png",
@@ -48,7 +48,9 @@ FORMATS = {
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 OASIS_SCAN = re.compile(r"((OAS1_\d{4})_MR\d+)", re.IGNORECASE)
 BIDS_SCAN = re.compile(r"(sub-[^_/]+)(?:_(ses-[^_/]+))?")
-NUMBERED = re.compile(r"(?P<subject>.+?)[_-]*(?:slice|slc|axial|img|image|z|s)?[_-]?(?P<number>\d+)(\.nii)?", re.IGNORECASE)
+NUMBERED = re.compile(
+    r"(?P<subject>.+?)[_-]*(?:slice|slc|axial|img|image|z|s)?[_-]?(?P<number>\d+)(\.nii)?", re.IGNORECASE
+)
 TALLEST = 1.25  # times the median size, that slices are cropped to where a few volumes are much larger than the others
 
 
@@ -93,8 +95,12 @@ class DataOptions:
         if (self.table is None) != (not self.conditions):
             raise DataError("--table and --condition go together: a file, and which of its columns to use")
         if len(set(self.conditions)) < len(self.conditions) or "position" in self.conditions:
-            raise DataError(f"--condition is {self.condition}; expected different columns, none of them called position")
-        _shares_of(self.split), self.volumes  # noqa: B018 - both raise
+            raise DataError(
+                f"--condition is {self.condition}; expected different columns, none of them called position"
+            )
+        _shares_of(self.split)
+        if self.slice_range is not None:
+            _range_of(self.slice_range)
 
 
 @dataclass(frozen=True)
@@ -260,10 +266,14 @@ def read_split_file(path: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"--split_file {path}: not a readable table ({error})") from None
     except KeyError:
-        raise DataError(f"--split_file {path}: expected the columns subject and split, as in a run's split.csv") from None
+        raise DataError(
+            f"--split_file {path}: expected the columns subject and split, as in a run's split.csv"
+        ) from None
     for subject, split in splits.items():
         if split not in SPLITS:
-            raise DataError(f"--split_file {path}: subject {subject} has the split {split}; expected {', '.join(SPLITS)}")
+            raise DataError(
+                f"--split_file {path}: subject {subject} has the split {split}; expected {', '.join(SPLITS)}"
+            )
     return splits
 
 
@@ -279,7 +289,9 @@ def _shares_of(text: str) -> tuple[float, float, float]:
     except ValueError:
         shares = ()
     if len(shares) != 3 or min(shares, default=-1) < 0 or abs(sum(shares) - 100) > 1e-6 or shares[0] == 0:
-        raise DataError(f"--split is {text}; expected shares of train, validate and test that make 100, such as 85,10,5")
+        raise DataError(
+            f"--split is {text}; expected shares of train, validate and test that make 100, such as 85,10,5"
+        )
     return shares
 
 
@@ -327,13 +339,19 @@ def _load_scans(
         for scan, _ in here:
             length = _length(scan, options, volumes)
             subjects += [scan.subject] * length
-            names += [f"{scan.name}_slice_{i}" for i in range(length)] if volumes else [file.name for file in scan.files]
+            names += (
+                [f"{scan.name}_slice_{i}" for i in range(length)] if volumes else [file.name for file in scan.files]
+            )
         place = np.concatenate([np.array(each) for _, each in here]) if known else None
         positions = None if place is None else (place / max(slices - 1, 1)).astype(np.float32)
-        splits[name] = Split(images[start : start + count], subjects, names, place, positions, _symmetric(kind, options))
+        splits[name] = Split(
+            images[start : start + count], subjects, names, place, positions, _symmetric(kind, options)
+        )
         start += count
     if not splits or (required is not None and required not in splits):
-        raise DataError(f"{root}: no subject is in the {required or 'first'} split; change --split or give a --split_file")
+        raise DataError(
+            f"{root}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
+        )
     geometry = None if space is None or options.image_size else _geometry(*space, options)
     return Dataset(root.resolve().name, splits, slices, notes, kind, geometry)
 
@@ -368,7 +386,9 @@ def _decoded_volumes(
             return None
 
     volumes, place = options.volumes, _cache_place(root, options, cache)
-    stats = [[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)] for scan in scans]
+    stats = [
+        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)] for scan in scans
+    ]
     key = digest("volumes", volumes, options.image_size, options.skip_bad, [scan.name for scan in scans], stats)
     side = place.with_suffix(".scans.json")
 
@@ -376,7 +396,9 @@ def _decoded_volumes(
         spaces = {scan.name: tried(scan, lambda scan=scan: output_space(scan.files[0], volumes)) for scan in scans}
         sizes = [space.slice_size(options.axis) for space in spaces.values() if space is not None]
         if not sizes:
-            raise DataError(f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}")
+            raise DataError(
+                f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}"
+            )
         size = common_size(sizes)
         final = (options.image_size,) * 2 if options.image_size else size
         array = make((len(scans) * options.slices, *final))
@@ -384,7 +406,9 @@ def _decoded_volumes(
 
         def decode(index: int) -> None:
             scan = scans[index]
-            found = None if spaces[scan.name] is None else tried(scan, lambda: read_slices(scan.files[0], volumes, size))
+            found = (
+                None if spaces[scan.name] is None else tried(scan, lambda: read_slices(scan.files[0], volumes, size))
+            )
             if found is not None:
                 slices, planes[scan.name] = found
                 rows = slice(index * options.slices, (index + 1) * options.slices)
@@ -393,7 +417,9 @@ def _decoded_volumes(
         _in_parallel(decode, len(scans), progress, f"reading {root.name}", "volume")
         kept = [index for index, scan in enumerate(scans) if scan.name not in bad]
         if not kept:
-            raise DataError(f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}")
+            raise DataError(
+                f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}"
+            )
         for to, index in enumerate(kept):  # the readable ones close ranks
             if to != index:
                 array[to * options.slices : (to + 1) * options.slices] = array[
@@ -420,9 +446,7 @@ def _with_image(scan: Scan) -> list[Path]:
 
 def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The size that slices of these sizes are brought to: the largest, unless that is far above the median."""
-    rows, columns = (
-        int(min(max(lengths), np.ceil(TALLEST * np.median(lengths)))) for lengths in zip(*sizes)
-    )
+    rows, columns = (int(min(max(lengths), np.ceil(TALLEST * np.median(lengths)))) for lengths in zip(*sizes))
     return rows, columns
 
 
@@ -518,6 +542,3 @@ def describe(data: Dataset) -> str:
         return ""
     subjects = Counter(name for name, split in data.splits.items() for _ in set(split.subjects))
     return f"recognised as {FORMATS[data.kind]}, {sum(subjects.values())} subjects; --format forces another"
-
-
-__all__ = ["AXES", "FORMATS", "DataOptions", "Scan", "assign_splits", "describe", "find_scans", "load", "recognised", "split_table"]

@@ -25,7 +25,9 @@ PLACING_SLICES = 128  # training slices whose latents the codes are placed among
 EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
-ADVERSARIAL_RAMP = 100  # steps, at most, that the discriminator learns alone, and then over which the adversarial term rises
+ADVERSARIAL_RAMP = (
+    100  # steps, at most, that the discriminator learns alone, and then over which the adversarial term rises
+)
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
@@ -175,7 +177,9 @@ class PriorStage(Stage):
         swap = chance[:, 0, None, None] < 0.5
         codes = torch.where(swap, self.mirrored[chosen], self.train[chosen]).long().to(device)
         told = known_batch(self.known["train"], indices, self.model)
-        for number, name in enumerate(told, 1):  # now and then without, so that the prior also knows slices of unknown position
+        for number, name in enumerate(
+            told, 1
+        ):  # now and then without, so that the prior also knows slices of unknown position
             told[name] = torch.where(chance[:, number].to(device) < UNKNOWN_SHARE, math.nan, told[name])
         table = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
         dropout = chance[:, 1 + self.withheld :].to(device)

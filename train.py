@@ -36,7 +36,7 @@ from pixelcnn import NUMBER, GatedPixelCNN
 from sampling import Samples, draw_samples
 from scoring import decode, encode, encode_split, marginal_bits, score_split
 from sharpening import SharpDecoder
-from sources import AXES, FORMATS, DataOptions, describe, load, split_table
+from sources import FORMATS, DataOptions, describe, load, split_table
 from stages import PriorStage, SharpenStage, VQVAEStage
 from training import FitSettings, Interrupted, finished_stages, fit, mark_finished, read_metrics
 from utils import (
@@ -60,6 +60,7 @@ from utils import (
     write_json,
     write_text,
 )
+from volumes import AXES
 from vqvae import VQVAE
 
 Model = TypeVar("Model")
@@ -95,14 +96,17 @@ class Settings:
     )
     format: str = flag(
         "auto",
-        "What --data holds: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()) + "; auto recognises it.",
+        "What --data holds: "
+        + "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+        + "; auto recognises it.",
         ("auto", *FORMATS),
     )
     axis: str = flag("axial", "Which way volumes are sliced.", tuple(AXES))
     spacing: float = flag(1.0, "Millimetres between voxels that volumes are resampled to.")
     slices: int = flag(32, "Slices of each volume, spread evenly over its central part that holds brain.")
     slice_range: str | None = flag(
-        None, "Shares of the axis, low:high in 0..1, that the slices of volumes are spread over instead, such as 0.3:0.7."
+        None,
+        "Shares of the axis, low:high in 0..1, that the slices of volumes are spread over instead, such as 0.3:0.7.",
     )
     split: str = flag(
         "85,10,5",
@@ -112,9 +116,13 @@ class Settings:
     split_file: str | None = flag(
         None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
     )
-    skip_bad: bool = flag(False, "Leave out volumes and images that cannot be read, and say which, instead of stopping.")
+    skip_bad: bool = flag(
+        False, "Leave out volumes and images that cannot be read, and say which, instead of stopping."
+    )
     table: str | None = flag(None, "A .csv or .tsv file with a line a subject, such as participants.tsv.")
-    condition: str | None = flag(None, "Columns of --table, separated by commas, that the prior is told, such as cdr,age,sex.")
+    condition: str | None = flag(
+        None, "Columns of --table, separated by commas, that the prior is told, such as cdr,age,sex."
+    )
     init: str | None = flag(
         None,
         "Run folder, or pretrained, whose weights the networks start from; they are trained further on the data given here.",
@@ -426,7 +434,11 @@ def encode_slices(job: Job, done: list[str]) -> None:
     model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
     codes["train_mirrored"] = encode_split(
-        model, job.data.splits["train"], job.frame, "encoding train, mirrored", mirror=job.data.splits["train"].symmetric
+        model,
+        job.data.splits["train"],
+        job.frame,
+        "encoding train, mirrored",
+        mirror=job.data.splits["train"].symmetric,
     )
     with replacing(job.folder / "codes.safetensors") as temporary:
         save_file(codes, temporary)

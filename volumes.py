@@ -163,7 +163,9 @@ def _open(path: Path) -> SpatialImage:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     said = str(error).splitlines() or [type(error).__name__]
-    return DataError(f"{path}: not a readable volume ({said[0]}); mend or remove it, or leave such files out with --skip_bad")
+    return DataError(
+        f"{path}: not a readable volume ({said[0]}); mend or remove it, or leave such files out with --skip_bad"
+    )
 
 
 def _output_space(volume: SpatialImage, spacing: float) -> Space:

@@ -1,11 +1,12 @@
-"""Does memory grow with the data? Peak memory of each stage of `train.py` and of `evaluate.py`, at several numbers of slices.
+"""Does memory grow with the data? Peak memory of each stage of `train.py`, of `evaluate.py` and of reading volumes.
 
     python benchmarks/scale.py                          # 1,000, 10,000 and 40,000 slices; about 20 minutes on 2 cores
     python benchmarks/scale.py --slices 500,2000 --side 64
 
-The slices are drawn ellipses with texture, few in number and linked under many names, in whole subjects of 32; nine tenths of the
-subjects train, the others validate. What is counted is a process's own memory, watched while it runs (Linux); the cache is a mapped
-file, whose pages the system takes back when it needs them, and is counted apart. Every figure is written to results.json in --out.
+The slices are drawn ellipses with texture, few in number and linked under many names, in whole subjects of 32; nine tenths of
+the subjects train, the others validate. What is counted is a process's own memory, watched while it runs (Linux); the cache is a
+mapped file, whose pages the system takes back when it needs them, and is counted apart. Every figure is written to results.json in
+--out.
 """
 
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 from measuring import Results  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -30,6 +32,13 @@ from utils import versions  # noqa: E402
 STAGES = ("vqvae", "encode", "prior", "sharpen")
 DRAWN = 64  # different slices
 SLICES = 32  # of a subject
+VOXELS = (176, 208, 176)
+READ_ALL = """
+import sys
+sys.path.insert(0, {root!r})
+from sources import DataOptions, load
+load(DataOptions({data!r}, split="100,0,0"), {cache!r})
+"""
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,15 @@ class Settings:
     slices: str = flag("1000,10000,40000", "Numbers of slices, separated by commas.")
     side: int = flag(128, "Pixels a side.")
     samples: int = flag(64, "Slices that evaluate.py draws.")
+    volumes: str = flag(
+        "3,300", "Numbers of volumes of 176x208x176 voxels that are read, separated by commas; 0 reads none."
+    )
     out: str = flag("runs/bench-scale", "Folder for the results.")
 
     def check(self) -> None:
         require(
-            re.fullmatch(r"\d+(,\d+)*", self.slices) is not None, f"--slices is {self.slices}; expected numbers by commas"
+            re.fullmatch(r"\d+(,\d+)*", self.slices) is not None,
+            f"--slices is {self.slices}; expected numbers by commas",
         )
         least = min(map(int, self.slices.split(",")))
         require(least >= 10 * SLICES, f"--slices has {least}; expected at least {10 * SLICES}")
@@ -59,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(dir=settings.out) as folder:
             for name, peak in peaks(Path(folder), count, settings).items():
                 results.add(name, str(count), peak)
+    for count in filter(None, map(int, settings.volumes.split(","))):
+        with tempfile.TemporaryDirectory(dir=settings.out) as folder:
+            results.add("volumes", str(count), peak_of_volumes(Path(folder), count))
+            print(count, "volumes", results.values["volumes"][str(count)], flush=True)
     text = table(results.values)
     (Path(settings.out) / "report.md").write_text(text + "\n")
     print(text, flush=True)
@@ -78,6 +95,18 @@ def peaks(folder: Path, count: int, settings: Settings) -> dict[str, dict[str, i
     found["evaluate"] = peak_of([str(ROOT / "evaluate.py"), *common, *evaluating])
     print(count, "evaluate", found["evaluate"], flush=True)
     return found
+
+
+def peak_of_volumes(folder: Path, count: int) -> dict[str, int]:
+    """Peak bytes of reading this many volumes, one file under many names."""
+    data = folder / "data"
+    data.mkdir()
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, length, dtype=np.float32) for length in VOXELS), indexing="ij")
+    brain = (x**2 + y**2 + z**2 < 0.8) * np.random.default_rng(0).integers(100, 1000, VOXELS, dtype=np.int16)
+    nib.save(nib.Nifti1Image(brain, np.eye(4)), folder / "brain.nii")
+    for index in range(count):
+        (data / f"sub{index:03d}.nii").hardlink_to(folder / "brain.nii")
+    return peak_of(["-c", READ_ALL.format(root=str(ROOT), data=str(data), cache=str(folder / "cache"))])
 
 
 def link_slices(root: Path, count: int, side: int) -> None:
@@ -125,6 +154,11 @@ def table(values: dict[str, dict[str, dict[str, int]]]) -> str:
         for name in stages
     ]
     head = f"| peak memory, MiB | {' | '.join(f'{count:,} slices' for count in counts)} |\n|---" + "|--:" * len(counts)
+    if "volumes" in values:
+        read = ", ".join(f"{int(count):,}: {peak['own'] / 2**20:.0f}" for count, peak in values["volumes"].items())
+        rows.append(
+            f"\nPeak memory of reading volumes of {'x'.join(map(str, VOXELS))} voxels, MiB by their number: {read}."
+        )
     return "\n".join([f"{head}|", *rows])
 
 

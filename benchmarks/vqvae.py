@@ -58,7 +58,10 @@ PARTS = ("training", "monai", "rates", "quantizer", "speed", "codes", "choices",
 TARGET_SSIM = 0.9068  # what the student project reports
 VECTORS = 131_072  # latents of the quantiser's test
 SCORED = 140  # validation slices whose codes are looked at
-PEER_SCORED = 70, 280  # validation slices that a peer, slow as it is, is scored on while it trains and at its end, spread evenly
+PEER_SCORED = (
+    70,
+    280,
+)  # validation slices that a peer, slow as it is, is scored on while it trains and at its end, spread evenly
 BATCH = 32  # slices at a time when scoring and in the speed table
 AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
 CHOICE_SLICES = 2560  # of the trainings that try one choice each

@@ -59,7 +59,16 @@ def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
 
 def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
-    bench = load("vqvae", VECTORS=2048, SCORED=4, PEER_SCORED=(2, 4), BRIEF_SLICES=8, CHOICE_SLICES=8, RATE_SLICES=(8, 24), BATCH=4)
+    bench = load(
+        "vqvae",
+        VECTORS=2048,
+        SCORED=4,
+        PEER_SCORED=(2, 4),
+        BRIEF_SLICES=8,
+        CHOICE_SLICES=8,
+        RATE_SLICES=(8, 24),
+        BATCH=4,
+    )
     data = tmp_path / "keras_png_slices_data"
     for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
         draw_slices(data, split, subjects, slices=8, size=(64, 64))

@@ -158,7 +158,9 @@ def test_spacing_is_respected(tmp_path):
     plain, _ = read_slices(
         save(tmp_path / "plain.nii", brain(shape=(9, 11, 8))), VolumeOptions(slices=8, slice_range=(0, 1)), (9, 11)
     )
-    assert np.abs(slices[::3, ::2].astype(int) - plain).max() < 60  # the voxels of both lie here, but not the percentiles
+    assert (
+        np.abs(slices[::3, ::2].astype(int) - plain).max() < 60
+    )  # the voxels of both lie here, but not the percentiles
 
 
 def test_planes_are_spread_over_the_part_that_holds_brain(tmp_path):
@@ -431,11 +433,15 @@ TRAINING = ["--epoch", "1", "--epoch_prior", "1", "--epoch_sharpen", "1", "--k",
 def test_volumes_and_a_table_train_and_come_out_as_nifti(here, capsys):
     rows = ["participant_id\tage\tsex"]
     for subject in range(14):
-        save(here / f"bids/sub-{subject:02d}/anat/sub-{subject:02d}_T1w.nii.gz", brain(subject, (24, 28, 20)), affine(2))
+        save(
+            here / f"bids/sub-{subject:02d}/anat/sub-{subject:02d}_T1w.nii.gz", brain(subject, (24, 28, 20)), affine(2)
+        )
         rows.append(f"sub-{subject:02d}\t{20 + 3 * subject}\t{'FM'[subject % 2] if subject else 'n/a'}")
     (here / "bids/participants.tsv").write_text("\n".join(rows))
     told = ["--table", "bids/participants.tsv", "--condition", "age,sex"]
-    train.main([*TRAINING, "--data", "bids", "--spacing", "2", "--slices", "4", "--split", "60,40,0", *told, "--out", "run"])
+    train.main(
+        [*TRAINING, "--data", "bids", "--spacing", "2", "--slices", "4", "--split", "60,40,0", *told, "--out", "run"]
+    )
     said = capsys.readouterr().out
     assert "recognised as BIDS" in said and "condition sex: 2 classes (F, M); unknown of 1 of 14" in said
     config = json.loads((here / "run/config.json").read_text())
