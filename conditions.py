@@ -183,8 +183,8 @@ def _plain(text: str) -> str:
 
 
 def _rows_by_subject(table: list[dict[str, str]], wanted: Sequence[str]) -> tuple[str, dict[str, dict[str, str]]]:
-    """The column that names most of the wanted subjects, and its rows by name; the first row of a name counts. The row of an OASIS
-    subject's first session stands for the subject too."""
+    """The column that names most of the wanted subjects, and its rows by name; the first row of a name counts. The row of an
+    OASIS subject's first session stands for the subject too."""
     names = {_key(name) for name in wanted}
     column = max(table[0], key=lambda column: len({_key(row[column]) for row in table} & names))
     rows: dict[str, dict[str, str]] = {}

@@ -433,7 +433,7 @@ def digest(*values: object) -> str:
 
 
 def _take_space(path: Path) -> None:
-    """Have the file system set aside what the file's size says: a mapped file that finds none when it is filled ends the process."""
+    """Have the file system set aside what the file needs: a mapped file that finds no space while it is filled ends the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def codes_of_training(folder: Path, run: Run, data: Dataset) -> dict[str, Tensor]:
-    """The code maps that the run left; where it left none, as the weights that come with the toolkit, those of the data's training
-    split if the run was trained on as many slices."""
+    """The code maps that the run left; where it left none, as the weights that come with the toolkit, those of the data's
+    training split if the run was trained on as many slices."""
     codes, train = read_codes(folder), data.splits.get("train")
     if codes or train is None or len(train) != run.config["data"]["splits"]["train"]["slices"]:
         return codes

@@ -9,8 +9,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `scoring.codes_summary`.
 - decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
-- by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of those
-  whose value is unknown.
+- by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of
+  those whose value is unknown.
 - bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by place. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.

@@ -77,8 +77,8 @@ class Settings:
     png: bool = flag(False, "Write each slice as its own 8-bit PNG too, under slices/ of the output folder.")
     nifti: bool = flag(
         False,
-        "Write the slices as NIfTI files too, where those of a run trained on volumes lie: each by itself, with --slice all the slices "
-        "of each column of the grid as one volume. They are drawn one at a time, so neighbours do not fit each other.",
+        "Write the slices as NIfTI files too, where those of a run trained on volumes lie: each by itself, with --slice all the "
+        "slices of each column of the grid as one volume. They are drawn one at a time, so neighbours do not fit each other.",
     )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
 
@@ -233,7 +233,7 @@ def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
 
 
 def write_volumes(samples: Samples, geometry: dict[str, Any], folder: Path, together: bool) -> None:
-    """Slices as NIfTI files where the planes of the training volumes lie; together: the slices of all numbers as one, in turns."""
+    """Slices as NIfTI files where the planes of the training volumes lie; together: those of all numbers as one volume."""
     folder.mkdir(parents=True, exist_ok=True)
     space, planes = Space(tuple(geometry["shape"]), np.array(geometry["affine"])), geometry["planes"]
     slices = samples.images.numpy()

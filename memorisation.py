@@ -69,8 +69,8 @@ def audit_copies(
         progress: called with the number of training slices just compared.
 
     Returns:
-        Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1); indices count through the
-        parts of the training set.
+        Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1); indices count through
+        the parts of the training set.
     """
     sets = {"samples": samples, "held_out": held_out}
     searches = {name: (ImageSearch(slices.images), CodeSearch(slices.codes)) for name, slices in sets.items()}

@@ -10,7 +10,7 @@ Slices are compared within the content frame, as sets of equal size with equally
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,12 @@ class Realism:
 
 
 def realism(
-    samples: SliceSet, real: SliceSet, seed: int = 0, halvings: int = 4, progress: Callable[[int], None] | None = None
+    samples: SliceSet,
+    real: SliceSet,
+    seed: int = 0,
+    halvings: int = 4,
+    progress: Callable[[int], None] | None = None,
+    floors: Mapping[str, float] | None = None,
 ) -> dict[str, Realism]:
     """Every distance of the samples from real slices, beside its floor.
 
@@ -72,6 +77,7 @@ def realism(
         seed: of halves, patches, projections, pairs and classifiers.
         halvings: random halvings of the real subjects that the means are over.
         progress: called with 1 after each of the `2 * halvings` comparisons.
+        floors: from an earlier call with the same real slices, seed and halvings, which are then not computed again.
 
     Returns:
         By name, all without unit unless said:
@@ -92,17 +98,20 @@ def realism(
         raise ValueError(f"realism needs real slices of at least 4 subjects, got {len(subjects)}")
     rng = np.random.default_rng(seed)
     mirror = find_mirror(real.images.mean(0))
-    scores: dict[str, list[float]] = {}
-    floors: dict[str, list[float]] = {}
+    found: dict[str, dict[str, list[float]]] = {"floor": {}, "score": {}}
     for halving in range(halvings):
         first, second = halves(real, rng)
-        for table, compared in ((floors, first), (scores, samples)):
+        for kind, compared in (("floor", first), ("score", samples)):
             compared, reference = matched(compared, second, rng)
-            for name, value in distances(compared, reference, mirror, seed + halving).items():
-                table.setdefault(name, []).append(value)
+            if kind == "score" or floors is None:
+                for name, value in distances(compared, reference, mirror, seed + halving).items():
+                    found[kind].setdefault(name, []).append(value)
             if progress is not None:
                 progress(1)
-    return {name: Realism(float(np.mean(scores[name])), float(np.mean(floors[name]))) for name in scores}
+    scores, own = (
+        {name: float(np.mean(values)) for name, values in found[kind].items()} for kind in ("score", "floor")
+    )
+    return {name: Realism(scores[name], (floors or own)[name]) for name in scores}
 
 
 def distances(compared: SliceSet, reference: SliceSet, mirror: "Mirror", seed: int) -> dict[str, float]:

@@ -169,8 +169,8 @@ def codes_summary(codes: Tensor, num_codes: int) -> dict[str, float]:
 def code_bits(
     prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], title: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each place over
-    the maps, `[h, w]`, float64. known: what the prior is told of each slice, by name, `Split.known`."""
+    """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each place
+    over the maps, `[h, w]`, float64. known: what the prior is told of each slice, by name, `Split.known`."""
     device, of_maps, of_places = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
         for start in range(0, len(codes), BATCH):

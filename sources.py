@@ -2,8 +2,9 @@
 
     data = load(DataOptions(data="data/bids"), cache=".cache")     # a Dataset, as from dataset.load_folder
 
-Recognised are the OASIS PNG slice set, OASIS-1 discs, BIDS folders, folders of volumes and folders of images (`FORMATS`); the built-in
-cohort stands in where no folder is given. Scans are decoded once into a memory-mapped cache, in parallel, a few in memory at a time.
+Recognised are the OASIS PNG slice set, OASIS-1 discs, BIDS folders, folders of volumes and folders of images (`FORMATS`); the
+built-in cohort stands in where no folder is given. Scans are decoded once into a memory-mapped cache, in parallel, a few in memory
+at a time.
 """
 
 import csv
@@ -220,7 +221,7 @@ def _volume_scan(root: Path, path: Path, kind: str, alone: bool) -> Scan:
 
 
 def _image_scans(root: Path, paths: Sequence[Path]) -> list[Scan]:
-    """Images of one folder below the root are one subject; of the root itself those whose names differ in their last number only."""
+    """Images of one folder below the root are one subject; of the root itself those whose names differ in the last number."""
     groups: dict[str, list[tuple[Path, int | None]]] = {}
     for path in paths:
         match = NUMBERED.fullmatch(path.stem)

@@ -110,8 +110,8 @@ class Settings:
     )
     split: str = flag(
         "85,10,5",
-        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the subject's "
-        "name alone.",
+        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the "
+        "subject's name alone.",
     )
     split_file: str | None = flag(
         None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
@@ -430,7 +430,7 @@ def check_init(settings: Settings) -> None:
 
 
 def encode_slices(job: Job, done: list[str]) -> None:
-    """Encode every split, the training split mirrored too where a mirrored slice may stand for one; leaves `codes.safetensors`."""
+    """Encode every split, the training split mirrored too where that makes sense; leaves `codes.safetensors`."""
     model = load_model(job.folder / "vqvae.safetensors", VQVAE).to(job.device, memory_format=torch.channels_last)
     codes = {name: encode_split(model, split, job.frame, f"encoding {name}") for name, split in job.data.splits.items()}
     codes["train_mirrored"] = encode_split(

@@ -47,8 +47,8 @@ UNREADABLE = (
 class VolumeOptions:
     """How volumes become slices.
 
-    axis: "axial", "coronal" or "sagittal". spacing: mm a voxel, along all axes. slices: of each volume. slice_range: ends of the part
-    they are spread over, 0..1 of the axis from low to high; None: the central part that holds brain.
+    axis: "axial", "coronal" or "sagittal". spacing: mm a voxel, along all axes. slices: of each volume. slice_range: ends of the
+    part they are spread over, 0..1 of the axis from low to high; None: the central part that holds brain.
     """
 
     axis: str = "axial"
@@ -120,14 +120,14 @@ def choose_planes(across: np.ndarray, options: VolumeOptions, path: Path) -> lis
         first, last = (round(share * (len(across) - 1)) for share in options.slice_range)
     if last - first + 1 < options.slices:
         raise DataError(
-            f"{path}: {last - first + 1} planes of {options.spacing:g} mm hold brain, fewer than the {options.slices} slices wanted; "
-            "lower --slices or --spacing, or give --slice_range"
+            f"{path}: {last - first + 1} planes of {options.spacing:g} mm hold brain, fewer than the {options.slices} slices "
+            "wanted; lower --slices or --spacing, or give --slice_range"
         )
     return np.linspace(first, last, options.slices).round().astype(int).tolist()
 
 
 def nifti_of(slices: np.ndarray, planes: list[int], space: Space, axis: str) -> nib.Nifti1Image:
-    """Slices as a NIfTI that lies where the planes of a space lie: `[S, rows, columns]` in 0..1 -> `[X, Y, Z]`, one of them S long.
+    """Slices as a NIfTI where the planes of a space lie: `[S, rows, columns]` in 0..1 -> `[X, Y, Z]`, one of them S long.
 
     The planes' mean distance is the spacing across them; slices of another size than the space's count from its middle.
     """

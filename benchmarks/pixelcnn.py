@@ -44,7 +44,6 @@ from vqvae import VQVAE  # noqa: E402
 
 PARTS = ("sampling", "step", "training", "report")
 NUM_CODES, SIDE = 512, 64  # of the maps that are sampled; priors are trained on as many codes as their run has
-BATCHES = (1, 16, 64)
 STEP_SIZE = (16, 22, 26)  # maps of a training step: batch, rows, columns
 TIMED_STEPS = 7  # of our training, to see how many fit into the time
 NAIVE_STEPS = 4  # forward passes that the naive loop's time is taken from: all of them cost the same
@@ -61,6 +60,7 @@ class Settings:
     batch: int = flag(16, "Maps a step of our own training.")
     lr: float = flag(0.002, "Learning rate of our own training.")
     precision: str = flag("auto", "Arithmetic of our own training.", ("auto", "float32", "bf16"))
+    batches: str = flag("1,16,64", "Numbers of maps sampled at a time, separated by commas.")
     repeats: int = flag(5, "Repeats whose median is reported.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/bench-pixelcnn", "Folder for the results.")
@@ -69,6 +69,10 @@ class Settings:
     def check(self) -> None:
         parts = set(self.part.split(","))
         require(parts <= set(PARTS), f"--part {', '.join(parts - set(PARTS))}: expected some of {', '.join(PARTS)}")
+        require(
+            all(batch.isdecimal() and int(batch) > 0 for batch in self.batches.split(",")),
+            f"--batches is {self.batches}; expected numbers above 0, separated by commas",
+        )
         require(
             "training" not in parts or (self.run is not None and self.data is not None),
             "--part training needs --run and --data",
@@ -96,7 +100,7 @@ def sampling(settings: Settings, results: Results) -> None:
     """Seconds of one teacher-forced forward pass, of a sample, and of the naive loop, by batch size."""
     seed_everything(settings.seed)
     prior = GatedPixelCNN(NUM_CODES, marginal=(SIDE, SIDE)).eval()
-    for batch in BATCHES:
+    for batch in map(int, settings.batches.split(",")):
         codes, position = torch.randint(0, NUM_CODES, (batch, SIDE, SIDE)), torch.rand(batch)
         forward = torch.inference_mode()(lambda codes=codes, position=position: prior(codes, position))
         runs = {

@@ -5,8 +5,8 @@
 
 The slices are drawn ellipses with texture, few in number and linked under many names, in whole subjects of 32; nine tenths of
 the subjects train, the others validate. What is counted is a process's own memory, watched while it runs (Linux); the cache is a
-mapped file, whose pages the system takes back when it needs them, and is counted apart. Every figure is written to results.json in
---out.
+mapped file, whose pages the system takes back when it needs them, and is counted apart. Every figure is written to results.json
+in --out.
 """
 
 import re

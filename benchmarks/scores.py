@@ -72,11 +72,13 @@ def separation(settings: Settings, results: Results) -> None:
     real = SliceSet(held_out.batch(np.arange(len(held_out)), frame)[:, 0], held_out.subjects, held_out.numbers)
     chosen = spread_over_subjects(train.numbers, np.asarray(train.subjects), settings.samples)
     slices = SliceSet(train.batch(chosen, frame)[:, 0], [train.subjects[i] for i in chosen], train.numbers[chosen])
+    floors = None
     for name, spoil in SPOILT.items():
         torch.manual_seed(settings.seed)
         spoilt = SliceSet(spoil(slices.images, slices.numbers), slices.groups, slices.numbers)
         with Progress(2 * settings.halvings, name, "comparison") as progress:
-            found = realism(spoilt, real, settings.seed, settings.halvings, progress.update)
+            found = realism(spoilt, real, settings.seed, settings.halvings, progress.update, floors)
+        floors = {score: value.floor for score, value in found.items()}
         results.add("separation", name, {score: [value.score, value.floor] for score, value in found.items()})
 
 

@@ -44,6 +44,7 @@ def place(trained, tmp_path, monkeypatch):
     """A copy of it, as the current folder."""
     shutil.copytree(trained, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("utils.PRETRAINED", Path("nowhere/pretrained"))
     monkeypatch.setattr("figures.slice_grid", lambda *_: pytest.fail("a picture was drawn"))
 
 

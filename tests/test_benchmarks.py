@@ -36,7 +36,7 @@ def load(monkeypatch):
 
 
 def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
-    bench = load("pixelcnn", SIDE=4, BATCHES=(1, 2), STEP_SIZE=(2, 3, 4), NAIVE_STEPS=1)
+    bench = load("pixelcnn", SIDE=4, STEP_SIZE=(2, 3, 4), NAIVE_STEPS=1)
     data, run, cache, out = (
         tmp_path / "keras_png_slices_data",
         str(tmp_path / "run"),
@@ -48,6 +48,7 @@ def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
     train.main(["--data", str(data), "--k", "32", "--epoch", "1", "--stage", "vqvae", "--out", run, "--cache", cache])
     train.main(["--stage", "encode", "--out", run, "--data", str(data), "--cache", cache])
     flags = ["--run", run, "--data", str(data), "--cache", cache, "--minutes", "0.01", "--repeats", "1", "--batch", "4"]
+    flags += ["--batches", "1,2"]
     bench.main([*flags, "--out", str(out)])
     results = json.loads((out / "results.json").read_text())
     assert set(results["sampling"]) == {"1", "2"} and results["plain"]["maps"] > 0

@@ -88,6 +88,8 @@ def test_realism_is_seeded_and_leaves_the_global_generator_alone(real):
     first, again = (realism(few, real, seed=3, halvings=1) for _ in range(2))
     assert first == again and torch.equal(before, torch.get_rng_state())
     assert realism(few, real, seed=4, halvings=1) != first
+    floors = {name: value.floor for name, value in first.items()}
+    assert realism(few, real, seed=3, halvings=1, floors=floors) == first
     with pytest.raises(ValueError, match="at least 4 subjects"):
         realism(few, heads(range(3)))
 
