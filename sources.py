@@ -3,8 +3,8 @@
     data = load(DataOptions(data="data/bids"), cache=".cache")     # a Dataset, as from dataset.load_folder
 
 Recognised are the OASIS PNG slice set, OASIS-1 discs, BIDS folders, folders of volumes and folders of images (`FORMATS`); the
-built-in cohort stands in where no folder is given. Scans are decoded once into a memory-mapped cache, in parallel, a few in memory
-at a time.
+built-in cohort stands in where no folder is given. Scans are decoded once into a memory-mapped cache, in parallel, a few in
+memory at a time.
 """
 
 import csv

@@ -476,7 +476,6 @@ CHOICES: dict[str, Callable[[ExitStack, VQVAEStage, FitSettings], FitSettings | 
     "average of the weights": _with_average,
     "no revival": _without_revival,
     "constant learning rate": _patched(training._Fit, "_rate", lambda self, step: 1.0),
-    "SSIM windows of 3": _patched(vqvae, "window_ssim", partial(window_ssim, window=3)),
     "no gradient clipping": _patched(training, "GRADIENT_NORM", float("inf")),
 }
 
