@@ -31,7 +31,7 @@ def test_they_draw_one_closed_head_a_slice(tmp_path, monkeypatch):
     assert len(slices) == 8
     for image in slices:
         assert image.shape == (256, 256) and 0.2 < (image > 16 / 255).mean() < 0.55
-        middle = (slice(108, 148), slice(108, 148))
+        middle = (slice(88, 168), slice(88, 168))
         assert 0.15 < image[middle].mean() < 0.8
         for line in (image[128], image[128][::-1], image[:, 128], image[::-1, 128]):  # from outside to the middle
             inside = int(np.argmax(line > 0.3))
