@@ -30,6 +30,7 @@ import cohort
 SPLITS = ("train", "validate", "test")
 SLICE_NAME = re.compile(r"case_(?P<subject>.+)_slice_(?P<number>\d+)(\.nii)?\.png")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # an image past Pillow's limit is refused
+warnings.filterwarnings("ignore", message="Invalid APNG")  # of a broken animation its first image is taken
 CACHE_VERSION = 1  # raise it when the decoding changes, so that old caches are made anew
 
 ProgressFactory = Callable[[int, str, str], Any]  # (total, title, unit) -> context manager with update(count)

@@ -80,6 +80,14 @@ def test_a_killed_run_ends_with_the_same_weights(whole, kill, tmp_path):
     assert not list((tmp_path / "run").glob(f"{UNFINISHED}*"))
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it and its children have started (Linux): torchrun's workers outlive it for a while."""
+    found = [pid]
+    for one in found:
+        found += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+    return found
+
+
 @pytest.mark.skipif(KILLS < 20, reason="OASIS_VQVAE_KILLS=20 kills two processes under torchrun as well")
 @pytest.mark.parametrize("kill", range(KILLS // 4))
 def test_two_killed_processes_end_with_the_same_weights(kill, tmp_path, tmp_path_factory):
@@ -106,7 +114,8 @@ def test_two_killed_processes_end_with_the_same_weights(kill, tmp_path, tmp_path
         (root / "seconds").write_text(str(time.monotonic() - began))
     process = begin(tmp_path / "run", *flags)
     time.sleep(random.Random(100 + kill).uniform(0.3, 0.95) * float((root / "seconds").read_text()))
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in family(process.pid):
+        os.kill(pid, signal.SIGKILL)
     process.wait(60)
     begun = (tmp_path / "run" / "config.json").exists()
     assert begin(tmp_path / "run", *(["--resume", "--cache", flags[-1]] if begun else flags)).wait(200) == 0
