@@ -83,7 +83,7 @@ class Settings:
     epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
     batch_prior: int = flag(64, "Batch size of PixelCNN training.")
     lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
-    epoch_sharpen: int = flag(20, "Epochs of training the sharper decoder.")
+    epoch_sharpen: int = flag(10, "Epochs of training the sharper decoder.")
     batch_sharpen: int = flag(16, "Batch size of training the sharper decoder.")
     lr_sharpen: float = flag(0.0002, "Learning rate of training the sharper decoder; its discriminator has twice that.")
     no_sharpen: bool = flag(False, "Leave out the sharper decoder: samples are then as smooth as reconstructions.")
