@@ -32,6 +32,7 @@ WEIGHTS = ("vqvae", "prior", "sharp")
 RUN_FILES = {
     ".lock",
     "config.json",
+    "split.csv",
     "vqvae.safetensors",
     "prior.safetensors",
     "sharp.safetensors",
@@ -518,7 +519,7 @@ def test_the_sharper_decoder_can_be_left_out_and_trained_later(slices, capsys, f
     [
         ("train.py", ["--data", "nowhere"], "nowhere: no such folder"),
         ("generate.py", ["--run", "nowhere"], "nowhere: not a run folder"),
-        ("evaluate.py", [], "no run under runs/"),
+        ("evaluate.py", ["--run", "runs/none"], "runs/none: not a run folder"),
     ],
 )
 def test_mistakes_get_one_sentence_and_status_2(program, arguments, message):
