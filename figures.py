@@ -115,7 +115,7 @@ def sharp_status(records: Sequence[dict[str, Any]], path: Path, title: str, vali
     """Curves of the third stage: losses, and what the weights are chosen by. Arguments as in `vqvae_status`."""
     epochs = [record["epoch"] for record in records]
     figure, (loss, similarity, power) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for name, style in (("reconstruction", "--"), ("discriminator", "-"), ("adversarial", ":")):
+    for name, style in (("texture", "-"), ("recoding", ":")):
         loss.plot(
             epochs,
             [record[name] for record in records],

@@ -1,87 +1,112 @@
 """The third stage: a second decoder that restores the texture which codes cannot carry.
 
-    sharp = SharpDecoder.after(vqvae)                       # starts as the trained decoder
-    sharpener = Sharpener(sharp)
-    out = sharpener.losses(codes_as_vectors, faithful, images)   # one step of both networks
+    sharp = SharpDecoder.after(vqvae)                   # the trained decoder, and an untrained network that adds texture to it
+    first, second = sharp(vectors, noise), sharp(vectors, other_noise)     # code vectors [B, D, h, w] -> [B, 1, H, W]
+    score = TextureScore(residuals)
+    score.look_anew()
+    loss = score(images, first, second)                 # least where texture is drawn as slices with these codes have it
 
 A decoder trained on pixel errors paints the mean of all slices that a code map may stand for, and the mean is smooth. This one
-is trained against a patch discriminator as well (as in VQGAN, arXiv 2012.09841), which sees whether texture is there, not whether
-it is where the slice had it. The encoder, the codebook, the prior and the first decoder stay as they are.
+draws one of them. It is trained by a proper score, no adversary: the energy score (Gneiting and Raftery 2007, section 4.3) of
+many one-dimensional views of two draws. A forecast of weather is trained so to be sharp (arXiv 2506.10772). The encoder, the
+codebook, the prior and the first decoder stay as they are.
 """
 
+import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.parametrizations import spectral_norm
 
-from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, reconstruction_loss
+from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, flat_patches
 
-DETAIL_CHANNELS, CONTEXT_CHANNELS = (
-    16,
-    8,
-)  # of the convolutions at full resolution, and of what they are told of each place
-WIDTHS = (48, 96, 128)  # of the discriminator
-CONTRAST = (
-    10.0  # of the texture that is shown to the discriminator, whose answers can change no faster than what it sees
-)
-ADVERSARIAL = 0.8  # the adversarial gradient's size as a share of the reconstruction's
-SSIM_WEIGHT = 0.2  # of the reconstruction loss: SSIM resists all texture that is not the slice's own
-CODE_WEIGHT = 0.1  # of the distance between the codes and the latents of the sharp slice
+COARSE, MIDDLE, FULL = 64, 32, 16  # channels at the decoder's finest scale, at half resolution and at full resolution
+COARSE_NOISE = 8  # channels of noise at the decoder's finest scale
+FIRST_TEXTURE = 0.01  # size of the last weights at the start: some texture of every kind, to tell which is wanted
+FILTER, FILTERS = 11, (24, 12, 12)  # side in pixels and number of the views at full, half and quarter resolution
+LEVEL_WEIGHTS = (1.0, 0.5, 0.5)
+WAVES = (1.2, 2.4)  # standard deviation in pixels of a view's window
+SPREAD_WEIGHT = 0.97  # of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
+NEIGHBOURS, SMALL_SPREAD = 5, 0.3  # views over which the spread of texture is measured, and what counts as small
 
 
 class SharpDecoder(Decoder):
-    """Code vectors to slices, `[B, D, h, w]` -> `[B, 1, h*f, w*f]`, as `vqvae.Decoder` but with noise to make texture from.
+    """Code vectors to slices, `[B, D, h, w]` -> `[B, 1, h*f, w*f]`: what `vqvae.Decoder` paints, and texture.
 
-    Noise is added after every residual block by a strength a channel, and three convolutions at full resolution, which know
-    nothing of the grid of sub-pixels, make texture from the picture, the decoder's last features and more noise. Both start at
-    zero: an untrained one paints what `Decoder` does.
+    Texture is made from noise, the decoder's last features and its picture, at three resolutions. Between them it is enlarged by
+    interpolation, since sub-pixel convolution would leave a grid, and the last layers see every pixel alike. Patches that the
+    decoder leaves without texture stay so: the encoder knows these by it.
     """
 
     def __init__(self, code_dim: int, downsample: int, width: int, blocks: int):
         super().__init__(code_dim, downsample, width, blocks)
         self.arguments = dict(code_dim=code_dim, downsample=downsample, width=width, blocks=blocks)
-        channels = [layer.mix.out_channels for layer in self.layers if isinstance(layer, ResidualBlock)]
-        self.strengths = nn.ParameterList([nn.Parameter(torch.zeros(count)) for count in channels])
         *_, last, shuffle = self.layers
-        self.context = nn.Conv2d(last.in_channels, CONTEXT_CHANNELS, 1)
-        self.upsample = nn.Upsample(scale_factor=shuffle.upscale_factor, mode="bilinear")
-        self.detail = nn.Sequential(
-            nn.Conv2d(2 + CONTEXT_CHANNELS, DETAIL_CHANNELS, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(DETAIL_CHANNELS, DETAIL_CHANNELS, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(DETAIL_CHANNELS, 1, 3, padding=1),
+        self.stem = shuffle.upscale_factor
+        self.texture = nn.ModuleDict(
+            {
+                "coarse_in": nn.Conv2d(last.in_channels + COARSE_NOISE, COARSE, 1),
+                "coarse": nn.Sequential(ResidualBlock(COARSE), ResidualBlock(COARSE), nn.LeakyReLU(SLOPE)),
+                "coarse_out": nn.Conv2d(COARSE, MIDDLE, 1),
+                "middle_in": nn.Conv2d(8, MIDDLE, 3, padding=1),
+                "middle": nn.Sequential(ResidualBlock(MIDDLE), ResidualBlock(MIDDLE), nn.LeakyReLU(SLOPE)),
+                "middle_out": nn.Conv2d(MIDDLE, FULL, 1),
+                "full_in": nn.Conv2d(2, FULL, 5, padding=2),
+                "full": nn.Sequential(
+                    nn.LeakyReLU(SLOPE), nn.Conv2d(FULL, FULL, 3, padding=1), nn.LeakyReLU(SLOPE)
+                ),
+                "full_out": nn.Conv2d(FULL, 1, 3, padding=1),
+            }
         )
-        nn.init.zeros_(self.detail[-1].weight)
-        nn.init.zeros_(self.detail[-1].bias)
+        for block in self.texture.modules():
+            if isinstance(block, ResidualBlock):
+                nn.init.normal_(block.mix.weight, std=0.05)
+        nn.init.normal_(self.texture["full_out"].weight, std=FIRST_TEXTURE)
+        nn.init.zeros_(self.texture["full_out"].bias)
+        self.layers.requires_grad_(False)
 
     @classmethod
     def after(cls, vqvae: VQVAE) -> "SharpDecoder":
-        """A new one that paints what the trained VQ-VAE's decoder does."""
+        """A new one that paints what the trained VQ-VAE's decoder does, and a trace of texture."""
         names = ("code_dim", "downsample", "width", "blocks")
         sharp = cls(**{name: vqvae.arguments[name] for name in names})
         sharp.load_state_dict(vqvae.decoder.state_dict(), strict=False)
         return sharp.to(vqvae.quantizer.codebook.device)
 
-    def forward(self, quantized: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
+    def forward(self, quantized: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """`generators`: of each slice's noise, on the CPU. Where none are given, the code vectors seed it: the same code map
         gives the same slice, alone or in any batch."""
-        generators = _seeded_by(quantized) if generators is None else generators
-        strengths, x = iter(self.strengths), quantized
-        for layer in self.layers[:-2]:
-            x = layer(x)
-            if isinstance(layer, ResidualBlock):
-                x = x + _noise(x, generators) * next(strengths)[:, None, None]
-        picture, context = self.layers[-2:](x), self.upsample(self.context(x))
-        return picture + self.detail(torch.cat([picture, context, _noise(picture, generators)], dim=1))
+        features, picture = self.smooth(quantized)
+        return self.textured(features, picture, _seeded_by(quantized) if generators is None else generators)
+
+    def smooth(self, quantized: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's last features, `[B, C, h*f/s, w*f/s]`, and its picture, `[B, 1, h*f, w*f]`; neither is trained."""
+        with torch.no_grad():
+            features = self.layers[:-3](quantized)
+            return features, self.layers[-3:](features).float()
+
+    def textured(self, features: Tensor, picture: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Add texture to what `smooth` gives."""
+        net, half = self.texture, max(1, self.stem // 2)
+        noise = _noise(picture, generators)
+        coarse_noise = F.pixel_unshuffle(noise, self.stem)
+        repeats = -(-COARSE_NOISE // coarse_noise.shape[1])
+        coarse_noise = coarse_noise.repeat(1, repeats, 1, 1)[:, :COARSE_NOISE]
+        x = net["coarse"](net["coarse_in"](torch.cat([features, coarse_noise.to(features.dtype)], 1)))
+        x = F.interpolate(net["coarse_out"](x), scale_factor=half, mode="bilinear")
+        pixels = torch.cat([picture, noise], 1)
+        x = net["middle"](x + net["middle_in"](F.pixel_unshuffle(pixels, 2)))
+        x = F.interpolate(net["middle_out"](x), scale_factor=2, mode="bilinear")
+        texture = net["full_out"](net["full"](x + net["full_in"](pixels))).float()
+        downsample = self.arguments["downsample"]
+        flat = flat_patches(picture.clamp(0, 1), downsample)
+        return picture + texture * F.interpolate((~flat).float(), scale_factor=downsample)
 
 
-def _noise(like: Tensor, generators: list[torch.Generator]) -> Tensor:
+def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise, one channel, `[B, 1, H, W]`."""
     maps = [torch.randn(1, *like.shape[2:], generator=generator) for generator in generators]
     return torch.stack(maps).to(like.device, like.dtype)
@@ -92,87 +117,115 @@ def _seeded_by(quantized: Tensor) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(zlib.crc32(vector.tobytes())) for vector in vectors]
 
 
-class Discriminator(nn.Module):
-    """Which patches are real: `[B, 1, H, W]` slices beside what the first decoder made of their codes -> `[B, 1, H/8, W/8]`.
+class TextureScore:
+    """How well two draws of a slice foretell the slice: the sliced energy score, a loss.
 
-    It sees the faithful picture and, enlarged, what that lacks: the texture that is to be judged.
+    Of one number y and two draws a, b of what it might be, (|y - a| + |y - b| - |a - b|) / 2 is on average least when the draws
+    have the distribution of y, and moves them there. Here y are the pixels, and the answers of the slice to `FILTERS` windowed waves of random
+    frequency, direction and phase, drawn anew for every step, at three resolutions. Views are made equally important by the
+    spread of the answers of `residuals`, and places by the spread of the draws there, so that faint texture is learned as well
+    as strong: the gradient is that of the score, while its value is in units of that spread.
+
+    Args:
+        residuals: `[N, 1, H, W]` slices less their smooth reconstructions.
     """
 
-    def __init__(self):
-        super().__init__()
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
-        channels = 8
-        for index, width in enumerate(WIDTHS):
-            stride = 1 if index == 0 else 2
-            layers += [spectral_norm(nn.Conv2d(channels, width, 3 + stride - 1, stride, 1)), nn.LeakyReLU(0.2)]
-            channels = width
-        layers += [spectral_norm(nn.Conv2d(channels, channels, 3, padding=1)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
+    def __init__(self, residuals: Tensor):
+        self.pixel_spread = float(residuals.abs().mean().clamp(min=1e-6))
+        self.covariances, self.filters = [], []
+        for level in self._levels(residuals):
+            patches = F.unfold(level, FILTER, stride=3).transpose(1, 2).reshape(-1, FILTER**2).double()
+            self.covariances.append(patches.t() @ patches / len(patches))
 
-    def forward(self, images: Tensor, faithful: Tensor) -> Tensor:
-        return self.layers(torch.cat([CONTRAST * (images - faithful), faithful], dim=1))
+    def look_anew(self) -> None:
+        """Draw other views, from PyTorch's global random state."""
+        self.filters = []
+        for covariance, count in zip(self.covariances, FILTERS):
+            filters = waves(count)
+            rows = filters.flatten(1).double()
+            spread = ((rows @ covariance) * rows).sum(1).clamp(min=1e-12).sqrt().float()
+            self.filters.append(filters / spread[:, None, None, None])
+        self.shifts = torch.randint(2, (len(self.filters), 2)).tolist()
+
+    def __call__(self, images: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """`[B, 1, H, W]` each, a scalar out."""
+        loss = _energy(images, first, second).mean() / self.pixel_spread
+        levels = self._levels(torch.cat([images, first, second]).float())
+        for level, filters, shift, weight in zip(levels, self.filters, self.shifts, LEVEL_WEIGHTS):
+            answers = _answers(level, filters.to(level.device), shift).chunk(3)
+            with torch.no_grad():
+                spread = (answers[1] - answers[2]).abs().mean(1, keepdim=True)
+                spread = F.avg_pool2d(spread, NEIGHBOURS, 1, NEIGHBOURS // 2, count_include_pad=False)
+            loss = loss + weight * (_energy(*answers) / (spread + SMALL_SPREAD)).mean()
+        return loss
+
+    @staticmethod
+    def _levels(images: Tensor) -> list[Tensor]:
+        """The images at full, half and quarter resolution, as far as a view fits in."""
+        levels: list[Tensor] = []
+        while len(levels) < len(FILTERS) and min(images.shape[2:]) >= FILTER + 3:
+            levels.append(images)
+            images = F.avg_pool2d(images, 2)
+        return levels
 
 
-@dataclass
-class SharpeningLosses:
-    """Scalars. loss: its gradient moves both networks, the decoder against the discriminator. The others are for show."""
+def waves(count: int) -> Tensor:
+    """Windowed waves (Gabor filters) of unit energy, of any frequency that pixels can hold: `[count, 1, FILTER, FILTER]`."""
+    place = torch.arange(FILTER) - FILTER // 2
+    frequency = torch.rand(2, count, 1, 1) - 0.5  # in cycles a pixel
+    width = WAVES[0] + (WAVES[1] - WAVES[0]) * torch.rand(count, 1, 1)
+    phase = frequency[0] * place[:, None] + frequency[1] * place + torch.rand(count, 1, 1)
+    window = torch.exp(-(place[:, None] ** 2 + place**2) / (2 * width**2))
+    filters = window * torch.cos(2 * math.pi * phase)
+    return (filters / filters.flatten(1).norm(dim=1)[:, None, None])[:, None]
 
-    loss: Tensor
-    reconstruction: Tensor
-    adversarial: Tensor
-    discriminator: Tensor
-    codes: Tensor
+
+def _answers(images: Tensor, filters: Tensor, shift: Sequence[int]) -> Tensor:
+    """Answers of `[B, 1, H, W]` images to filters at every second pixel from `shift` on.
+
+    Pixels go into channels first, which the processor multiplies several times faster than one channel with a stride.
+    """
+    images = images[:, :, shift[0] :, shift[1] :]
+    images = images[:, :, : images.shape[2] // 2 * 2, : images.shape[3] // 2 * 2]
+    even = F.pixel_unshuffle(F.pad(filters, (0, 1, 0, 1)), 2)
+    with torch.autocast(images.device.type, enabled=False):
+        return F.conv2d(F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last), even)
 
 
-class Sharpener(nn.Module):
-    """The second decoder and the discriminator that it is trained against."""
+def _energy(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return ((real - first).abs() + (real - second).abs() - SPREAD_WEIGHT * (first - second).abs()) / 2
 
-    def __init__(self, decoder: SharpDecoder):
-        super().__init__()
-        self.decoder = decoder
-        self.discriminator = Discriminator().to(decoder.strengths[0].device)
 
-    @property
-    def arguments(self) -> dict[str, int]:
-        return self.decoder.arguments
+class CodeScore:
+    """How surely the encoder finds the codes again in a picture that was drawn from them, a loss.
 
-    def losses(
-        self,
-        quantized: Tensor,
-        faithful: Tensor,
-        images: Tensor,
-        seeds: Sequence[int],
-        ramp: float = 1.0,
-        code_distance: Callable[[Tensor], Tensor] | None = None,
-    ) -> SharpeningLosses:
-        """One step's losses of both networks.
+    Args:
+        vqvae: whose encoder and codebook.
+        images: `[N, 1, H, W]` slices, which say how far latents are from their codes.
+        codes: `[N, h, w]` theirs.
+    """
 
-        The adversarial gradient is scaled to `ADVERSARIAL` times the size of the reconstruction's, both measured at the picture.
-        Texture may be any, as long as the encoder would still find the same codes in it.
+    SURENESS = 4.0  # how many times the mean squared distance of latents from their codes counts as a difference
+
+    def __init__(self, vqvae: VQVAE, images: Tensor, codes: Tensor):
+        self.vqvae = vqvae
+        with torch.no_grad():
+            apart = (vqvae.latents(images).float() - vqvae.quantizer.lookup(codes)).square().sum(1)
+            textured = ~vqvae.flat(images)[:, 0]
+            self.scale = float((apart * textured).sum() / textured.sum().clamp(min=1)) / self.SURENESS
+
+    def __call__(self, pictures: Tensor, codes: Tensor, textured: Tensor) -> Tensor:
+        """Cross-entropy of the codes, each as likely as its vector is near.
 
         Args:
-            quantized: `[B, D, h, w]` code vectors.
-            faithful: `[B, 1, H, W]` what the first decoder makes of them.
-            images: `[B, 1, H, W]` the slices.
-            seeds: of each slice's noise.
-            ramp: 0..1, weight of the adversarial term while the discriminator learns its first lessons.
-            code_distance: how far `[B, 1, H, W]` pictures are from their codes, a scalar; None does not ask.
+            pictures: `[B, 1, H, W]`.
+            codes: `[B, h, w]`.
+            textured: `[B, 1, h, w]` bool, the places that count: those without texture are not encoded by the encoder.
         """
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        sharp = self.decoder(quantized, generators).float()
-        with torch.enable_grad():
-            seen = sharp.detach().requires_grad_()
-            reconstruction = reconstruction_loss(seen, images, SSIM_WEIGHT)
-            codes = seen.new_zeros(()) if code_distance is None else code_distance(seen)
-            (pull,) = torch.autograd.grad(reconstruction + CODE_WEIGHT * codes, seen)
-            adversarial = -self.discriminator(seen, faithful).float().mean()
-            (push,) = torch.autograd.grad(adversarial, seen)
-        push = push * (pull.norm() / push.norm().clamp(min=1e-12))
-        moved = (sharp * (pull + ramp * ADVERSARIAL * push)).sum()  # has these gradients at the picture
-        real, fake = (
-            self.discriminator(torch.cat([images, seen.detach()]), torch.cat([faithful, faithful])).float().chunk(2)
-        )
-        discriminator = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        shown = reconstruction.detach() + discriminator.detach()
-        loss = moved - moved.detach() + discriminator - discriminator.detach() + shown
-        return SharpeningLosses(loss, *(part.detach() for part in (reconstruction, adversarial, discriminator, codes)))
+        latents = self.vqvae.encoder(pictures.contiguous(memory_format=torch.channels_last)).float()
+        codebook = self.vqvae.quantizer.codebook
+        with torch.autocast(pictures.device.type, enabled=False):
+            vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
+            nearness = (2 * vectors @ codebook.t() - codebook.square().sum(1)) / max(self.scale, 1e-12)
+            unlikely = F.cross_entropy(nearness, codes.flatten(), reduction="none").view(codes.shape)
+        return (unlikely * textured[:, 0]).mean()

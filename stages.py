@@ -13,7 +13,7 @@ from optimizer import Muon
 from pixelcnn import GatedPixelCNN, PositionalMarginal
 from realism import sliced_wasserstein
 from scoring import encode_split, known_batch, mean_bits, mean_ssim
-from sharpening import SharpDecoder, Sharpener
+from sharpening import CodeScore, SharpDecoder, TextureScore
 from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
@@ -25,9 +25,8 @@ PLACING_SLICES = 128  # training slices whose latents the codes are placed among
 EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
-ADVERSARIAL_RAMP = (
-    100  # steps, at most, that the discriminator learns alone, and then over which the adversarial term rises
-)
+RESIDUAL_SLICES = 64  # training slices that say how strong texture is
+CODE_WEIGHT = 0.3  # of finding the codes again in the sharper decoder's pictures
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
@@ -207,7 +206,7 @@ class SharpenStage(Stage):
 
     name, score, higher_is_better = "sharp", "validate_mixture", True
     average_decay = 0.999
-    chances = 2
+    chances = 3
 
     def __init__(
         self,
@@ -220,57 +219,55 @@ class SharpenStage(Stage):
         precision: str,
         decoder: SharpDecoder | None = None,
     ):
-        self.vqvae, self.train, self.frame, self.precision = vqvae, train, frame, precision
+        self.vqvae, self.train, self.frame, self.precision = vqvae.requires_grad_(False), train, frame, precision
         self.codes = codes, mirrored_codes
-        self.model = Sharpener(decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.model = (decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.model.texture.requires_grad_(True)
         self.size = len(train)
-        self.micro_batch = max(1, VQVAE_PIXELS // (frame.height * frame.width))
+        self.micro_batch = max(1, VQVAE_PIXELS // (2 * frame.height * frame.width))
         self.scored = validation.evenly(scored_slices(self.size))
         self.scored_codes = encode_split(vqvae, self.scored, frame)
-        self.ramp = 0.0
+        some = spread_over(self.size, RESIDUAL_SLICES)
+        images, known = self._images(some), self._codes(codes[torch.from_numpy(some)])
+        self.texture_score = TextureScore((images - vqvae.decode(known)).cpu())
+        self.code_score = CodeScore(vqvae, images, known)
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
-        """The discriminator learns twice as fast, so that it stays ahead."""
-        networks = (self.model.decoder, 1.0), (self.model.discriminator, 2.0)
-        groups = [{"params": list(network.parameters()), "share": share} for network, share in networks]
-        return [torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.9))]
-
-    def kept(self, model: Sharpener) -> nn.Module:
-        return model.decoder
+        return [adamw(self.model.texture.parameters(), lr)]
 
     def before_step(self, step: int, steps: int) -> None:
-        ramp = max(1, min(ADVERSARIAL_RAMP, steps // 10))
-        self.ramp = min(1.0, max(0.0, step / ramp - 1))
+        self.texture_score.look_anew()
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
-        device = self.vqvae.quantizer.codebook.device
-        images = self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
+        images, chosen = self._images(indices), torch.from_numpy(indices)
         swap = (chance[:, 0, None, None] < 0.5) & self.train.symmetric
-        chosen = torch.from_numpy(indices)
-        codes = torch.where(swap, self.codes[1][chosen], self.codes[0][chosen]).long().to(device)
-        images = torch.where(swap[..., None].to(device), images.flip(2), images)
-        with autocast(device, self.precision):
-            quantized = self.vqvae.quantizer.lookup(codes)
-            with torch.no_grad():
-                faithful = self.vqvae.decoder(quantized).float()
-            seeds = [int(number * 2**53) for number in chance[:, 1].tolist()]
-            textured = ~self.vqvae.flat(images)  # flat patches are not encoded by the encoder
+        codes = self._codes(torch.where(swap, self.codes[1][chosen], self.codes[0][chosen]))
+        images = torch.where(swap[..., None].to(images.device), images.flip(2), images)
+        with autocast(images.device, self.precision):
+            features, picture = self.model.smooth(self.vqvae.quantizer.lookup(codes))
+            noise = [torch.Generator().manual_seed(int(x * 2**53)) for draw in (1, 2) for x in chance[:, draw].tolist()]
+            twice = features.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
+            first, second = self.model.textured(*twice, noise).chunk(2)
+            code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
+        texture_loss = self.texture_score(images, first, second)
+        loss = texture_loss + CODE_WEIGHT * code_loss
+        return {"loss": loss, "texture": texture_loss.detach(), "recoding": code_loss.detach()}
 
-            def code_distance(pictures: Tensor) -> Tensor:
-                apart = (self.vqvae.encoder(pictures).float() - quantized).square().mean(1, keepdim=True)
-                return (apart * textured).sum() / textured.sum().clamp(min=1)
-
-            losses = self.model.losses(quantized, faithful, images, seeds, self.ramp, code_distance)
-        return vars(losses)
-
-    def validate(self, model: Sharpener) -> dict[str, float]:
-        device, decoded = self.vqvae.quantizer.codebook.device, []
+    def validate(self, model: SharpDecoder) -> dict[str, float]:
+        decoded = []
         for part in self.scored_codes.split(PLACING_SLICES // 4):
             with torch.inference_mode():
-                sharp = model.decoder(self.vqvae.quantizer.lookup(part.long().to(device))).float().clamp(0, 1)
+                sharp = model(self.vqvae.quantizer.lookup(self._codes(part))).float().clamp(0, 1)
             decoded.append(self.frame.pad(sharp.cpu()))
         images = self.scored.batch(np.arange(len(self.scored)))
         return sharpness_scores(torch.cat(decoded), images, self.frame)
+
+    def _images(self, indices: np.ndarray) -> Tensor:
+        device = self.vqvae.quantizer.codebook.device
+        return self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
+
+    def _codes(self, codes: Tensor) -> Tensor:
+        return codes.long().to(self.vqvae.quantizer.codebook.device)
 
 
 def sharpness_scores(decoded: Tensor, images: Tensor, frame: Frame) -> dict[str, float]:

@@ -394,7 +394,7 @@ class VQVAE(nn.Module):
 
     def flat(self, images: Tensor) -> Tensor:
         """Which patches of `[B, 1, H, W]` slices have no texture, `[B, 1, h, w]` bool."""
-        return F.max_pool2d(images, self.downsample) + F.max_pool2d(-images, self.downsample) < FLAT
+        return flat_patches(images, self.downsample)
 
     def encode(self, images: Tensor) -> Tensor:
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.
@@ -436,6 +436,11 @@ class VQVAE(nn.Module):
         with torch.inference_mode():
             images = self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
         return images.clone()
+
+
+def flat_patches(images: Tensor, side: int) -> Tensor:
+    """Which patches of so many pixels a side have no texture: `[B, 1, H, W]` -> `[B, 1, H/side, W/side]` bool."""
+    return F.max_pool2d(images, side) + F.max_pool2d(-images, side) < FLAT
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
     python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data
 
-Slices of the training subjects stand in for perfect samples, and are spoilt in several ways. Copies are training slices, as the
-codec sees them, put among held-out ones. Every part writes its figures to results.json in --out as soon as it has them.
+Slices of a third of the held-out subjects stand in for perfect samples, held against the other two thirds, each third in turn;
+then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. Every part
+writes its figures to results.json in --out as soon as it has them.
 """
 
 import json
@@ -31,6 +32,7 @@ from utils import Progress, load_run, read_codes, versions  # noqa: E402
 
 PARTS = ("separation", "copies", "report")
 PATCH = 16  # pixels a side of the patches that are shuffled
+THIRDS = 3  # parts of the held-out subjects that stand in for samples in turn
 COPIED = 0.05  # share of the samples that are copies
 
 
@@ -41,8 +43,8 @@ class Settings:
     run: str = flag("runs/f8", "Run folder whose codec the copies have passed.")
     data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
     part: str = flag("separation,copies,report", "Parts to run, separated by commas.")
-    samples: int = flag(500, "Slices in a set.")
-    halvings: int = flag(4, "Halvings of the held-out subjects that the scores are means over.")
+    samples: int = flag(500, "Slices that copies are hidden among.")
+    halvings: int = flag(2, "Halvings of the other held-out subjects that the scores of each third are means over.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/bench-scores", "Folder for the results.")
     cache: str = flag(".cache", "Folder for decoded slices.")
@@ -66,29 +68,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def separation(settings: Settings, results: Results) -> None:
-    """Every realism score of real and of spoilt slices."""
+    """Every realism score of real and of spoilt slices: means over the thirds of the held-out subjects."""
     data, frame = load_folder(settings.data, settings.cache, None, Progress), load_run(settings.run).frame
-    train, held_out = data.splits["train"], data.splits["validate"]
-    real = SliceSet(held_out.batch(np.arange(len(held_out)), frame)[:, 0], held_out.subjects, held_out.numbers)
-    chosen = spread_over_subjects(train.numbers, np.asarray(train.subjects), settings.samples)
-    slices = SliceSet(train.batch(chosen, frame)[:, 0], [train.subjects[i] for i in chosen], train.numbers[chosen])
-    floors = None
+    split = data.splits["validate"]
+    held_out = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects, split.numbers)
+    subjects = sorted(set(split.subjects))
+    thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
+    floors: dict[int, dict[str, float]] = {}
     for name, spoil in SPOILT.items():
         torch.manual_seed(settings.seed)
-        spoilt = SliceSet(spoil(slices.images, slices.numbers), slices.groups, slices.numbers)
-        with Progress(2 * settings.halvings, name, "comparison") as progress:
-            found = realism(spoilt, real, settings.seed, settings.halvings, progress.update, floors)
-        floors = {score: value.floor for score, value in found.items()}
-        results.add("separation", name, {score: [value.score, value.floor] for score, value in found.items()})
-
-
-def spread_over_subjects(numbers: np.ndarray, subjects: np.ndarray, count: int) -> np.ndarray:
-    """Slices of every number in turn, each of another subject as long as there are any."""
-    names = sorted(set(subjects))
-    index = {(subject, number): i for i, (subject, number) in enumerate(zip(subjects.tolist(), numbers.tolist()))}
-    slices = sorted(set(numbers.tolist()))
-    wanted = [(names[i % len(names)], slices[(i + i // len(names)) % len(slices)]) for i in range(count)]
-    return np.array([index[key] for key in wanted if key in index])
+        found: dict[str, list[list[float]]] = {}
+        with Progress(2 * settings.halvings * THIRDS, name, "comparison") as progress:
+            for third, inside in enumerate(thirds):
+                slices, real = held_out[np.flatnonzero(inside)], held_out[np.flatnonzero(~inside)]
+                spoilt = SliceSet(spoil(slices.images, slices.numbers), slices.groups, slices.numbers)
+                scores = realism(spoilt, real, settings.seed, settings.halvings, progress.update, floors.get(third))
+                floors[third] = {score: value.floor for score, value in scores.items()}
+                for score, value in scores.items():
+                    found.setdefault(score, []).append([value.score, value.floor])
+        results.add("separation", name, {score: np.mean(values, axis=0).tolist() for score, values in found.items()})
 
 
 def _blurred(images: Tensor, numbers: np.ndarray) -> Tensor:
@@ -123,7 +121,7 @@ def _smaller(images: Tensor, numbers: np.ndarray) -> Tensor:
 
 
 SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
-    "real slices": lambda images, numbers: images,
+    "held-out slices": lambda images, numbers: images,
     "blurred, 3x3": _blurred,
     "noise of 0.1": _noisy,
     "one slice a position, repeated": _one_a_position,
