@@ -434,7 +434,7 @@ def digest(*values: object) -> str:
 
 
 def _take_space(path: Path) -> None:
-    """Have the file system set aside what the file needs: a mapped file that finds no space while it is filled ends the process."""
+    """Have the file system set aside what the file needs: filling a mapped file without space for it ends the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -53,7 +53,7 @@ from scoring import (
 from utils import Progress, Run
 from vqvae import VQVAE
 
-WORST, CLOSEST, CODES_SHOWN = 8, 8, 128
+WORST, CLOSEST, NEIGHBOURS, CODES_SHOWN = 8, 8, 12, 128
 COMPARED = 2048  # held-out slices, spread over the split, that sets of slices are compared with, at most: they are held in memory
 PART = 256  # code maps decoded at a time
 SMALLEST_SIDE, FEWEST_SUBJECTS = 22, 4  # of slices and splits whose realism can be scored
@@ -345,16 +345,22 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
         audit = audit_copies(drawn, held_out, train, progress.update)
     closest = audit.closest(CLOSEST)
     pairs = [_pair(case, audit, index, len(known[0])) for index in closest.tolist()]
-    nearest = audit.samples["pixels"].index[closest].tolist()
-    originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
-    figures.rows_of_slices(
-        [
-            ("sample", drawn.images[closest].float().numpy()),
-            ("nearest in\ntraining", _slices(case, originals).images.float().numpy()),
-        ],
-        case.pictures / "closest_training_slices.png",
+    show_neighbours(
+        case,
+        drawn,
+        audit,
+        closest,
+        "closest_training_slices.png",
         f"The samples nearest to training slices (trained on {case.trained_on})",
-        [f"pixels {pair['distance_pixels']:.3f}\ncodes {100 * pair['distance_codes']:.0f} %" for pair in pairs],
+    )
+    some = np.random.default_rng(case.seed).permutation(len(drawn))[:NEIGHBOURS]
+    show_neighbours(
+        case,
+        drawn,
+        audit,
+        torch.from_numpy(np.sort(some)),
+        "nearest_training_slices.png",
+        f"{len(some)} samples picked at random, and the training slices nearest to them (trained on {case.trained_on})",
     )
     copies = {
         "listed": int(audit.listed.sum()),
@@ -364,6 +370,23 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
         "closest": pairs,
     }
     return {"copies": copies}
+
+
+def show_neighbours(case: Case, drawn: Slices, audit: Audit, chosen: Tensor, file: str, title: str) -> None:
+    """Samples above the training slices that are nearest to them, all decoded faithfully."""
+    known = [case.codes[name] for name in ("train", "train_mirrored") if name in case.codes]
+    nearest = audit.samples["pixels"].index[chosen].tolist()
+    originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
+    distances = zip(*(audit.samples[space].distance[chosen].tolist() for space in ("pixels", "codes")))
+    figures.rows_of_slices(
+        [
+            ("sample", drawn.images[chosen].float().numpy()),
+            ("nearest in\ntraining", _slices(case, originals).images.float().numpy()),
+        ],
+        case.pictures / file,
+        title,
+        [f"pixels {pixels:.3f}\ncodes {100 * codes:.0f} %" for pixels, codes in distances],
+    )
 
 
 def _slices(case: Case, codes: Tensor) -> Slices:

@@ -4,22 +4,25 @@
     python generate.py --run runs/mine --n 16 --slice 12     # one slice position
     python generate.py --slice all                           # every slice position, a row each
     python generate.py --temperature 0.9 --top_p 0.95 --seed 1 --out samples --png
+    python generate.py --sweep 0.7,0.85,1,1.15               # a row a temperature
     python generate.py --complete case_402_slice_16.nii.png --region bottom   # redraw a part of a slice
     python generate.py --where cdr=0.5,age=75 --slice 12     # of a run whose prior was told such things (train.py --table)
     python generate.py --slice all --n 1 --nifti             # a volume, of a run trained on volumes
 
-Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png), or, with --complete,
-the slice, what was kept of it, and several ways to complete it (completed_imgs.png).
+Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png); with --sweep the rows
+of slices (swept_imgs.png); with --complete the slice, what was kept of it, and several ways to complete it (completed_imgs.png).
 """
 
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from PIL import Image
 
 import figures
@@ -33,7 +36,7 @@ from utils import PRETRAINED, Run, UserError, check_writable, decoder_to_use, lo
 from volumes import Space, nifti_of
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
-EACH_POSITION, COMPLETIONS = 8, 6  # slices drawn where --n is not given
+EACH_POSITION, EACH_TEMPERATURE, COMPLETIONS = 8, 8, 6  # slices drawn where --n is not given
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Settings:
     n: int | None = flag(
         None,
         "Slices to draw: 64 where it is not given, of which the grids show the first 64; with --slice all the number at each "
-        "position, 8; with --complete the number of completions, 6.",
+        "position, 8, with --sweep at each temperature, 8; with --complete the number of completions, 6.",
     )
     slice: str | None = flag(
         None,
         "Slice number, 0 the lowest, or all for a row a position; spread over all positions where it is not given.",
     )
     temperature: float = flag(1.0, "Above 0; below 1 draws likelier, smoother slices.")
+    sweep: str | None = flag(
+        None, "Temperatures separated by commas: a row of slices at each, of the same positions and from the same seed."
+    )
     top_k: int | None = flag(None, "Draw each code from this many likeliest ones alone.")
     top_p: float | None = flag(
         None, "Draw each code from the fewest likeliest ones that together reach this probability."
@@ -91,6 +97,16 @@ class Settings:
         )
         require(
             0 < self.temperature <= 100, f"--temperature is {self.temperature}; expected a number above 0, at most 100"
+        )
+        sweep_asked = self.sweep is not None
+        require(
+            not sweep_asked
+            or all(re.fullmatch(r"\d*\.?\d+", part) and 0 < float(part) <= 100 for part in self.sweep.split(",")),
+            f"--sweep is {self.sweep}; expected temperatures above 0, at most 100, by commas, such as 0.8,1,1.2",
+        )
+        require(
+            not (sweep_asked and (self.complete or self.slice == "all")),
+            "--sweep draws whole slices of one position or of several in a row; leave out --complete and --slice all",
         )
         require(self.top_k is None or self.top_k >= 1, f"--top_k is {self.top_k}; expected at least 1 code")
         require(self.top_p is None or 0 < self.top_p <= 1, f"--top_p is {self.top_p}; expected above 0, at most 1")
@@ -132,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out",
     )
     where = conditions_asked(settings, run)
-    samples = complete(settings, run, out, where) if settings.complete else draw_new(settings, run, out, where)
+    make = complete if settings.complete else sweep if settings.sweep else draw_new
+    samples = make(settings, run, out, where)
     if settings.png:
         write_slices(samples, out / "slices")
     if settings.nifti:
@@ -164,6 +181,24 @@ def draw_new(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
     print(f"drew and decoded {len(samples)} slices in {time.monotonic() - started:.1f} s")
     write_grids(samples if settings.slice == "all" else samples.first(GRID_SLICES), run, out, settings, columns)
     return samples
+
+
+def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> Samples:
+    """Draw a row of slices at each temperature; leaves their picture."""
+    settings = replace(settings, n=settings.n or EACH_TEMPERATURE)
+    numbers, _ = slice_numbers(settings, run)
+    rows = []
+    for text in settings.sweep.split(","):
+        draw = Draw(float(text), settings.top_k, settings.top_p)
+        rows.append(draw_samples(run, numbers, settings.n, draw, settings.seed, f"temperature {text}", where=where))
+    figures.rows_of_slices(
+        [(f"temperature\n{text}", row.images.numpy()) for text, row in zip(settings.sweep.split(","), rows)],
+        out / "swept_imgs.png",
+        f"Generated slices by temperature, seed {settings.seed} (trained on {run.config['data']['title']})",
+        rows[0].labels,
+    )
+    kept = [torch.cat([getattr(row, name) for row in rows]) for name in ("codes", "images")]
+    return Samples(*kept, None if numbers is None else np.tile(numbers, len(rows)))
 
 
 def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]:

@@ -50,6 +50,7 @@ PICTURES = (
     ("bits_by_place.png", "Where the bits are"),
     ("realism.png", "How far samples are from real slices"),
     ("closest_training_slices.png", "The samples nearest to training slices"),
+    ("nearest_training_slices.png", "Samples picked at random, and their nearest training slices"),
     ("architecture.png", "Architecture"),
 )
 

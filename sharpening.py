@@ -29,7 +29,9 @@ FIRST_TEXTURE = 0.01  # size of the last weights at the start: some texture of e
 FILTER, FILTERS = 11, (24, 12, 12)  # side in pixels and number of the views at full, half and quarter resolution
 LEVEL_WEIGHTS = (1.0, 0.5, 0.5)
 WAVES = (1.2, 2.4)  # standard deviation in pixels of a view's window
-SPREAD_WEIGHT = 0.97  # of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
+SPREAD_WEIGHT = (
+    0.97  # of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
+)
 NEIGHBOURS, SMALL_SPREAD = 5, 0.3  # views over which the spread of texture is measured, and what counts as small
 
 
@@ -55,9 +57,7 @@ class SharpDecoder(Decoder):
                 "middle": nn.Sequential(ResidualBlock(MIDDLE), ResidualBlock(MIDDLE), nn.LeakyReLU(SLOPE)),
                 "middle_out": nn.Conv2d(MIDDLE, FULL, 1),
                 "full_in": nn.Conv2d(2, FULL, 5, padding=2),
-                "full": nn.Sequential(
-                    nn.LeakyReLU(SLOPE), nn.Conv2d(FULL, FULL, 3, padding=1), nn.LeakyReLU(SLOPE)
-                ),
+                "full": nn.Sequential(nn.LeakyReLU(SLOPE), nn.Conv2d(FULL, FULL, 3, padding=1), nn.LeakyReLU(SLOPE)),
                 "full_out": nn.Conv2d(FULL, 1, 3, padding=1),
             }
         )
@@ -121,10 +121,10 @@ class TextureScore:
     """How well two draws of a slice foretell the slice: the sliced energy score, a loss.
 
     Of one number y and two draws a, b of what it might be, (|y - a| + |y - b| - |a - b|) / 2 is on average least when the draws
-    have the distribution of y, and moves them there. Here y are the pixels, and the answers of the slice to `FILTERS` windowed waves of random
-    frequency, direction and phase, drawn anew for every step, at three resolutions. Views are made equally important by the
-    spread of the answers of `residuals`, and places by the spread of the draws there, so that faint texture is learned as well
-    as strong: the gradient is that of the score, while its value is in units of that spread.
+    have the distribution of y, and moves them there. Here y are the pixels, and the answers of the slice to `FILTERS` windowed
+    waves of random frequency, direction and phase, drawn anew for every step, at three resolutions. Views are made equally
+    important by the spread of the answers of `residuals`, and places by the spread of the draws there, so that faint texture is
+    learned as well as strong: the gradient is that of the score, while its value is in units of that spread.
 
     Args:
         residuals: `[N, 1, H, W]` slices less their smooth reconstructions.

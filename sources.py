@@ -375,6 +375,39 @@ def _decoded_volumes(
     root: Path, scans: Sequence[Scan], options: DataOptions, cache: Path, progress: ProgressFactory | None
 ) -> tuple[np.ndarray, dict[str, str], tuple[Space, list[int]]]:
     """All slices of all readable volumes, one stretch a volume; the others by name; space and planes of the first."""
+    place = _cache_place(root, options, cache)
+    stats = [
+        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)] for scan in scans
+    ]
+    names = [scan.name for scan in scans]
+    key = digest("volumes", options.volumes, options.image_size, options.skip_bad, names, stats)
+    side = place.with_suffix(".scans.json")
+
+    def fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> None:
+        side.write_text(json.dumps(_read_volumes(make, root, scans, options, progress)))
+
+    images = cached_array(place, key, fill)
+    said = json.loads(side.read_text())
+    for reason in said["bad"].values():
+        print(f"left out: {reason}", flush=True)
+    first = said["first"]
+    space = Space(tuple(first["shape"]), np.array(first["affine"]))
+    kept = len(scans) - len(said["bad"])
+    return images[: kept * options.slices], said["bad"], (space, first["planes"])
+
+
+def _read_volumes(
+    make: Callable[[tuple[int, ...]], np.ndarray],
+    root: Path,
+    scans: Sequence[Scan],
+    options: DataOptions,
+    progress: ProgressFactory | None,
+) -> dict[str, Any]:
+    """Fill the array that `make` gives for its shape with the slices of all readable volumes, first to last without a gap.
+
+    Returns:
+        bad: the reason by the name of each volume that cannot be read. first: shape, affine and planes of the first one.
+    """
     bad: dict[str, str] = {}
 
     def tried(scan: Scan, work: Callable[[], Any]) -> Any:
@@ -386,58 +419,38 @@ def _decoded_volumes(
             bad[scan.name] = str(error)
             return None
 
-    volumes, place = options.volumes, _cache_place(root, options, cache)
-    stats = [
-        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)] for scan in scans
-    ]
-    key = digest("volumes", volumes, options.image_size, options.skip_bad, [scan.name for scan in scans], stats)
-    side = place.with_suffix(".scans.json")
+    def none_readable() -> DataError:
+        return DataError(f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}")
 
-    def fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> None:
-        spaces = {scan.name: tried(scan, lambda scan=scan: output_space(scan.files[0], volumes)) for scan in scans}
-        sizes = [space.slice_size(options.axis) for space in spaces.values() if space is not None]
-        if not sizes:
-            raise DataError(
-                f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}"
-            )
-        size = common_size(sizes)
-        final = (options.image_size,) * 2 if options.image_size else size
-        array = make((len(scans) * options.slices, *final))
-        planes: dict[str, list[int]] = {}
+    spaces = {scan.name: tried(scan, lambda scan=scan: output_space(scan.files[0], options.volumes)) for scan in scans}
+    sizes = [space.slice_size(options.axis) for space in spaces.values() if space is not None]
+    if not sizes:
+        raise none_readable()
+    size = common_size(sizes)
+    final = (options.image_size,) * 2 if options.image_size else size
+    array = make((len(scans) * options.slices, *final))
+    stretches = array.reshape(len(scans), options.slices, *final)
+    planes: dict[str, list[int]] = {}
 
-        def decode(index: int) -> None:
-            scan = scans[index]
-            found = (
-                None if spaces[scan.name] is None else tried(scan, lambda: read_slices(scan.files[0], volumes, size))
-            )
-            if found is not None:
-                slices, planes[scan.name] = found
-                rows = slice(index * options.slices, (index + 1) * options.slices)
-                array[rows] = slices if final == size else np.stack([_resized(image, final) for image in slices])
+    def decode(index: int) -> None:
+        scan = scans[index]
+        if spaces[scan.name] is None:
+            return
+        found = tried(scan, lambda: read_slices(scan.files[0], options.volumes, size))
+        if found is not None:
+            slices, planes[scan.name] = found
+            stretches[index] = slices if final == size else np.stack([_resized(image, final) for image in slices])
 
-        _in_parallel(decode, len(scans), progress, f"reading {root.name}", "volume")
-        kept = [index for index, scan in enumerate(scans) if scan.name not in bad]
-        if not kept:
-            raise DataError(
-                f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}"
-            )
-        for to, index in enumerate(kept):  # the readable ones close ranks
-            if to != index:
-                array[to * options.slices : (to + 1) * options.slices] = array[
-                    index * options.slices : (index + 1) * options.slices
-                ]
-        first = scans[kept[0]].name
-        space = {"shape": spaces[first].shape, "affine": spaces[first].affine.tolist(), "planes": planes[first]}
-        side.write_text(json.dumps({"bad": bad, "first": space}))
-
-    images = cached_array(place, key, fill)
-    said = json.loads(side.read_text())
-    for reason in said["bad"].values():
-        print(f"left out: {reason}", flush=True)
-    first = said["first"]
-    space = Space(tuple(first["shape"]), np.array(first["affine"]))
-    kept = len(scans) - len(said["bad"])
-    return images[: kept * options.slices], said["bad"], (space, first["planes"])
+    _in_parallel(decode, len(scans), progress, f"reading {root.name}", "volume")
+    kept = [index for index, scan in enumerate(scans) if scan.name not in bad]
+    if not kept:
+        raise none_readable()
+    for to, index in enumerate(kept):  # the readable ones close ranks
+        if to != index:
+            stretches[to] = stretches[index]
+    first = scans[kept[0]].name
+    space = {"shape": spaces[first].shape, "affine": spaces[first].affine.tolist(), "planes": planes[first]}
+    return {"bad": bad, "first": space}
 
 
 def _with_image(scan: Scan) -> list[Path]:

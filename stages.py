@@ -222,6 +222,7 @@ class SharpenStage(Stage):
         self.vqvae, self.train, self.frame, self.precision = vqvae.requires_grad_(False), train, frame, precision
         self.codes = codes, mirrored_codes
         self.model = (decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.model.load_state_dict(vqvae.decoder.state_dict(), strict=False)  # trained further since, it may be
         self.model.texture.requires_grad_(True)
         self.size = len(train)
         self.micro_batch = max(1, VQVAE_PIXELS // (2 * frame.height * frame.width))

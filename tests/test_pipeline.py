@@ -66,6 +66,7 @@ PICTURES = {
     "codebook.png",
     "bits_by_place.png",
     "closest_training_slices.png",
+    "nearest_training_slices.png",
 }
 
 
@@ -200,6 +201,16 @@ def test_generate_draws_a_row_a_position(trained):
     generate.main(["--run", str(run), "--slice", "all", "--n", "2", "--top_k", "5", "--top-p", "0.9", "--png"])
     files = sorted(path.name for path in Path(run, "samples", "slices").iterdir())
     assert files == [f"sample_{i:04d}_slice_{i // 2}.png" for i in range(8)]
+
+
+def test_generate_sweeps_temperatures(trained):
+    run, _, _ = trained
+    common = ["--run", str(run), "--n", "3", "--slice", "1", "--png"]
+    generate.main([*common, "--sweep", "0.5,1.5", "--out", "swept"])
+    generate.main([*common, "--temperature", "1.5", "--out", "hot"])
+    swept, hot = ([path.read_bytes() for path in sorted(Path(out, "slices").iterdir())] for out in ("swept", "hot"))
+    assert len(swept) == 6 and swept[3:] == hot and swept[:3] != hot
+    assert Path("swept/swept_imgs.png").exists()
 
 
 @pytest.mark.parametrize("region, rows, columns", [("bottom", (20, 40), (0, 56)), ("8:24,16:40", (8, 24), (16, 40))])

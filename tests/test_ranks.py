@@ -15,7 +15,20 @@ from training import read_metrics
 
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-FLAGS = ["--precision", "float32", "--epoch", "3", "--epoch_prior", "2", "--epoch_sharpen", "1", "--batch", "5", "--batch_prior", "7"]
+FLAGS = [
+    "--precision",
+    "float32",
+    "--epoch",
+    "3",
+    "--epoch_prior",
+    "2",
+    "--epoch_sharpen",
+    "1",
+    "--batch",
+    "5",
+    "--batch_prior",
+    "7",
+]
 FLAGS += [
     "--batch_sharpen",
     "5",

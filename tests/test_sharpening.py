@@ -138,8 +138,13 @@ def test_training_it_leaves_the_vqvae_alone_and_resumes(vqvae, tmp_path):
     assert (whole / "sharp.safetensors").read_bytes() == (halved / "sharp.safetensors").read_bytes()
     assert all(torch.equal(before[name], tensor) for name, tensor in vqvae.state_dict().items())
     trained = load_model(whole / "sharp.safetensors", SharpDecoder)
-    assert all(torch.equal(trained.layers.state_dict()[name], value) for name, value in vqvae.decoder.layers.state_dict().items())
-    start = {name.removeprefix("texture."): value for name, value in stage().model.state_dict().items() if "texture" in name}
+    assert all(
+        torch.equal(trained.layers.state_dict()[name], value)
+        for name, value in vqvae.decoder.layers.state_dict().items()
+    )
+    start = {
+        name.removeprefix("texture."): value for name, value in stage().model.state_dict().items() if "texture" in name
+    }
     assert not all(torch.equal(trained.texture.state_dict()[name], value) for name, value in start.items())
 
 
