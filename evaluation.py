@@ -14,7 +14,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by place. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
-- samples, seed, decoder: what was drawn for the following, and what painted it. realism: name -> {score, floor},
+- samples, seed, decoder: what was drawn for the following, and what painted it. samples_sharpness: their power between a quarter
+  and half of the sampling frequency as a share of real slices'. realism: name -> {score, floor},
   `realism.realism`.
 - copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
   slices, in pixels and in codes; threshold_pixels, threshold_codes: those distances; closest: the nearest pairs as sample, train
@@ -37,7 +38,7 @@ import figures
 from conditions import Condition
 from dataset import Dataset, Split, spread_over
 from memorisation import Audit, Slices, audit_copies
-from metrics import FOREGROUND, CodeUsage
+from metrics import FOREGROUND, CodeUsage, fine_power
 from realism import CLASSIFIER_SEEDS, SliceSet, realism, sliced_wasserstein, two_sample_auc, wasserstein
 from sampling import Samples, draw_samples, spread_numbers
 from scoring import (
@@ -328,7 +329,14 @@ def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
         case.pictures / "realism.png",
         f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
     )
-    return {"realism": {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}}
+    sharpness = mean_fine_power(frame.crop(samples.images)) / max(mean_fine_power(real), 1e-12)
+    values = {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}
+    return {"samples_sharpness": sharpness, "realism": values}
+
+
+def mean_fine_power(images: Tensor) -> float:
+    """Mean `metrics.fine_power` of `[N, H, W]` slices."""
+    return float(torch.cat([fine_power(part[:, None]) for part in images.split(64)]).double().mean())
 
 
 def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:

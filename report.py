@@ -96,6 +96,8 @@ def of_samples(scores: dict[str, Any]) -> str:
         painted = f"{scores['samples']} samples, {scores.get('decoder', 'faithful')} decoder"
         head = f"| distance from real slices, {painted} | score | real from real | ratio |\n|---|--:|--:|--:|"
         parts.append("\n".join([head, *rows]))
+    if "samples_sharpness" in scores:
+        parts.append(f"Sharpness of the samples: {scores['samples_sharpness']:.3f} of real slices'.")
     if "copies" in scores:
         copies = scores["copies"]
         parts.append(
