@@ -23,6 +23,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from metrics import FOREGROUND, radial_power
 
 PATCH, PATCHES, DIRECTIONS = 7, 64, 256  # side of a patch, patches a slice and level, projections of all patches
+DIRECTIONS_AT_ONCE = 16  # whose projections are in memory together
 COARSEST = 16  # pixels of the shorter side at the last level of the pyramid, at least
 PAIRS = 256  # pairs of slices whose likeness says how varied a set is
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
@@ -179,8 +180,12 @@ def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator
         mean, deviation = others.mean(), others.std().clamp(min=1e-6)
         directions = torch.randn(patches.shape[1], DIRECTIONS, generator=generator)
         directions /= directions.norm(dim=0)
-        projected = [(((part - mean) / deviation) @ directions).sort(dim=0).values for part in (patches, others)]
-        values.append(1000 * float((projected[0] - projected[1]).abs().mean()))
+        sets = [(part - mean) / deviation for part in (patches, others)]
+        distance = 0.0
+        for some in directions.split(DIRECTIONS_AT_ONCE, dim=1):  # projections are many times as large as the slices
+            first_sorted, second_sorted = ((part @ some).sort(dim=0).values for part in sets)
+            distance += float((first_sorted - second_sorted).abs().mean()) * some.shape[1] / DIRECTIONS
+        values.append(1000 * distance)
     return values
 
 
