@@ -2,9 +2,9 @@
 
     sharp = SharpDecoder.after(vqvae)                   # the trained decoder, and an untrained network that adds texture to it
     first, second = sharp(vectors, noise), sharp(vectors, other_noise)     # code vectors [B, D, h, w] -> [B, 1, H, W]
-    score = TextureScore(residuals)
+    score = TextureScore(residuals, codes, num_codes)
     score.look_anew()
-    loss = score(images, first, second)                 # least where texture is drawn as slices with these codes have it
+    loss = score(images, first, second, codes)          # least where texture is drawn as slices with these codes have it
 
 A decoder trained on pixel errors paints the mean of all slices that a code map may stand for, and the mean is smooth. This one
 draws one of them. It is trained by a proper score, no adversary: the energy score (Gneiting and Raftery 2007, section 4.3) of
@@ -32,7 +32,9 @@ WAVES = (1.2, 2.4)  # standard deviation in pixels of a view's window
 SPREAD_WEIGHT = (
     0.97  # of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
 )
-NEIGHBOURS, SMALL_SPREAD = 5, 0.3  # views over which the spread of texture is measured, and what counts as small
+REFERENCE_WAVES = 64  # by which the mean size of answers is held against their standard deviation
+SMALL_SIZE = 0.3  # of texture, as a share of its mean size: what is fainter counts no more than this
+RARE = 8  # patches, of mean size, that each code's mean size of texture is mixed with
 
 
 class SharpDecoder(Decoder):
@@ -123,19 +125,29 @@ class TextureScore:
     Of one number y and two draws a, b of what it might be, (|y - a| + |y - b| - |a - b|) / 2 is on average least when the draws
     have the distribution of y, and moves them there. Here y are the pixels, and the answers of the slice to `FILTERS` windowed
     waves of random frequency, direction and phase, drawn anew for every step, at three resolutions. Views are made equally
-    important by the spread of the answers of `residuals`, and places by the spread of the draws there, so that faint texture is
-    learned as well as strong: the gradient is that of the score, while its value is in units of that spread.
+    important by the mean size of the answers of `residuals`, and places by the mean size of the residuals under the code that
+    stands there, so that faint texture is learned as well as strong. (Weights that depend on the draws themselves would be no
+    proper score: texture grew to twice its power.)
 
     Args:
         residuals: `[N, 1, H, W]` slices less their smooth reconstructions.
+        codes: `[N, h, w]` theirs.
+        num_codes: K.
     """
 
-    def __init__(self, residuals: Tensor):
-        self.pixel_spread = float(residuals.abs().mean().clamp(min=1e-6))
+    def __init__(self, residuals: Tensor, codes: Tensor, num_codes: int):
+        self.pixel_size = float(residuals.abs().mean().clamp(min=1e-6))
+        patches = F.adaptive_avg_pool2d(residuals.abs(), codes.shape[1:])[:, 0] / self.pixel_size
+        sums = torch.zeros(num_codes).index_add(0, codes.flatten(), patches.flatten())
+        self.sizes = (sums + RARE) / (torch.bincount(codes.flatten(), minlength=num_codes) + RARE)
         self.covariances, self.filters = [], []
         for level in self._levels(residuals):
             patches = F.unfold(level, FILTER, stride=3).transpose(1, 2).reshape(-1, FILTER**2).double()
-            self.covariances.append(patches.t() @ patches / len(patches))
+            covariance = patches.t() @ patches / len(patches)
+            # what is faint nearly everywhere has a mean size far below its standard deviation
+            answers = patches @ waves(REFERENCE_WAVES).flatten(1).double().t()
+            size = answers.abs().mean() / answers.square().mean().sqrt().clamp(min=1e-12)
+            self.covariances.append(covariance * size**2)
 
     def look_anew(self) -> None:
         """Draw other views, from PyTorch's global random state."""
@@ -143,20 +155,19 @@ class TextureScore:
         for covariance, count in zip(self.covariances, FILTERS):
             filters = waves(count)
             rows = filters.flatten(1).double()
-            spread = ((rows @ covariance) * rows).sum(1).clamp(min=1e-12).sqrt().float()
-            self.filters.append(filters / spread[:, None, None, None])
+            size = ((rows @ covariance) * rows).sum(1).clamp(min=1e-12).sqrt().float()
+            self.filters.append(filters / size[:, None, None, None])
         self.shifts = torch.randint(2, (len(self.filters), 2)).tolist()
 
-    def __call__(self, images: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """`[B, 1, H, W]` each, a scalar out."""
-        loss = _energy(images, first, second).mean() / self.pixel_spread
+    def __call__(self, images: Tensor, first: Tensor, second: Tensor, codes: Tensor) -> Tensor:
+        """`[B, 1, H, W]` each and their codes `[B, h, w]`, a scalar out."""
+        loss = _energy(images, first, second).mean() / self.pixel_size
+        importance = 1 / (self.sizes.to(codes.device)[codes][:, None] + SMALL_SIZE)
         levels = self._levels(torch.cat([images, first, second]).float())
         for level, filters, shift, weight in zip(levels, self.filters, self.shifts, LEVEL_WEIGHTS):
             answers = _answers(level, filters.to(level.device), shift).chunk(3)
-            with torch.no_grad():
-                spread = (answers[1] - answers[2]).abs().mean(1, keepdim=True)
-                spread = F.avg_pool2d(spread, NEIGHBOURS, 1, NEIGHBOURS // 2, count_include_pad=False)
-            loss = loss + weight * (_energy(*answers) / (spread + SMALL_SPREAD)).mean()
+            places = F.interpolate(importance, size=answers[0].shape[2:], mode="bilinear")
+            loss = loss + weight * (_energy(*answers) * places).mean()
         return loss
 
     @staticmethod

@@ -25,7 +25,7 @@ PLACING_SLICES = 128  # training slices whose latents the codes are placed among
 EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the final scores are over all
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
-RESIDUAL_SLICES = 64  # training slices that say how strong texture is
+RESIDUAL_SLICES = 128  # training slices that say how strong texture is
 CODE_WEIGHT = 0.3  # of finding the codes again in the sharper decoder's pictures
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
@@ -230,7 +230,8 @@ class SharpenStage(Stage):
         self.scored_codes = encode_split(vqvae, self.scored, frame)
         some = spread_over(self.size, RESIDUAL_SLICES)
         images, known = self._images(some), self._codes(codes[torch.from_numpy(some)])
-        self.texture_score = TextureScore((images - vqvae.decode(known)).cpu())
+        residuals = (images - vqvae.decode(known)).cpu()
+        self.texture_score = TextureScore(residuals, known.cpu(), vqvae.quantizer.num_codes)
         self.code_score = CodeScore(vqvae, images, known)
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
@@ -250,7 +251,7 @@ class SharpenStage(Stage):
             twice = features.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
             first, second = self.model.textured(*twice, noise).chunk(2)
             code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
-        texture_loss = self.texture_score(images, first, second)
+        texture_loss = self.texture_score(images, first, second, codes)
         loss = texture_loss + CODE_WEIGHT * code_loss
         return {"loss": loss, "texture": texture_loss.detach(), "recoding": code_loss.detach()}
 

@@ -67,14 +67,15 @@ def test_the_texture_score_pulls_draws_to_the_strength_and_the_spectrum_of_slice
     monkeypatch.setattr("sharpening.SPREAD_WEIGHT", 1.0)
     torch.manual_seed(0)
     right = torch.tensor([0.1, 0.3])
-    score = TextureScore(texture(*right))
+    codes = torch.zeros(16, 6, 6, dtype=torch.int64)
+    score = TextureScore(texture(*right), codes, 1)
 
     def pull(*drawn: float) -> torch.Tensor:
         """Downhill directions of the draws' strength and likeness of neighbours."""
         total, kind = torch.zeros(2), torch.tensor(drawn, requires_grad=True)
         for _ in range(16):
             score.look_anew()
-            loss = score(texture(*right), texture(*kind), texture(*kind))
+            loss = score(texture(*right), texture(*kind), texture(*kind), codes)
             total -= torch.autograd.grad(loss, kind)[0] / 16
         return total
 
@@ -83,16 +84,32 @@ def test_the_texture_score_pulls_draws_to_the_strength_and_the_spectrum_of_slice
     assert pull(0.1, 0.0)[1] > 5 * there[1] and pull(0.1, 0.7)[1] < -5 * there[1]
 
 
-def test_views_are_weighed_by_the_spread_of_what_they_see():
+def test_views_are_weighed_by_the_size_of_what_they_see():
     torch.manual_seed(0)
     plain = torch.tensor(0.1), torch.tensor(0.0)
-    score = TextureScore(texture(*plain))
+    score = TextureScore(texture(*plain), torch.zeros(16, 6, 6, dtype=torch.int64), 1)
     score.look_anew()
     first, again = score.filters[0].clone(), score.filters[0]
     answers = torch.nn.functional.conv2d(texture(*plain), first)
-    assert answers.std() == pytest.approx(1, rel=0.1)
+    assert answers.abs().mean() == pytest.approx(1, rel=0.1)
     score.look_anew()
     assert not torch.equal(first, score.filters[0]) and first.shape == again.shape
+
+
+def test_places_are_weighed_by_the_texture_that_their_codes_have():
+    """Of two codes, one with ten times the texture: what is missing of the faint one counts as a large share of it."""
+    torch.manual_seed(0)
+    codes = torch.zeros(16, 6, 6, dtype=torch.int64)
+    codes[:, :, 3:] = 1
+    strength = torch.where(codes == 1, 1.0, 0.1)[:, None].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = strength * texture(torch.tensor(0.1), torch.tensor(0.0))
+    score = TextureScore(images, codes, 2)
+    assert score.sizes[1] / score.sizes[0] == pytest.approx(10, rel=0.15)
+    score.look_anew()
+    score.pixel_size = float("inf")
+    smooth = [torch.where(strength == which, 0.0, images) for which in (1.0, 0.1)]
+    strong_missing, faint_missing = (float(score(images, one, one, codes)) for one in smooth)
+    assert 2 * faint_missing < strong_missing < 7 * faint_missing
 
 
 def test_the_code_score_is_less_where_the_codes_are_found_again(vqvae):
