@@ -43,6 +43,7 @@ class Settings:
     run: str = flag("runs/f8", "Run folder whose codec the copies have passed.")
     data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
     part: str = flag("separation,copies,report", "Parts to run, separated by commas.")
+    cases: str | None = flag(None, "Kinds of slices to score, separated by semicolons; all where it is not given.")
     samples: int = flag(500, "Slices that copies are hidden among.")
     halvings: int = flag(2, "Halvings of the other held-out subjects that the scores of each third are means over.")
     seed: int = flag(0, "Seed of everything random.")
@@ -52,6 +53,8 @@ class Settings:
     def check(self) -> None:
         unknown = set(self.part.split(",")) - set(PARTS)
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
+        strangers = set(self.cases.split(";")) - set(SPOILT) if self.cases else set()
+        require(not strangers, f"--cases {'; '.join(strangers)}: expected some of {'; '.join(SPOILT)}")
         require(self.data is not None or self.part == "report", "these parts need --data")
 
 
@@ -75,13 +78,13 @@ def separation(settings: Settings, results: Results) -> None:
     subjects = sorted(set(split.subjects))
     thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
     floors: dict[int, dict[str, float]] = {}
-    for name, spoil in SPOILT.items():
+    for name in settings.cases.split(";") if settings.cases else SPOILT:
         torch.manual_seed(settings.seed)
         found: dict[str, list[list[float]]] = {}
         with Progress(2 * settings.halvings * THIRDS, name, "comparison") as progress:
             for third, inside in enumerate(thirds):
                 slices, real = held_out[np.flatnonzero(inside)], held_out[np.flatnonzero(~inside)]
-                spoilt = SliceSet(spoil(slices.images, slices.numbers), slices.groups, slices.numbers)
+                spoilt = SliceSet(SPOILT[name](slices.images, slices.numbers), slices.groups, slices.numbers)
                 scores = realism(spoilt, real, settings.seed, settings.halvings, progress.update, floors.get(third))
                 floors[third] = {score: value.floor for score, value in scores.items()}
                 for score, value in scores.items():
@@ -112,6 +115,10 @@ def _lopsided(images: Tensor, numbers: np.ndarray) -> Tensor:
     return (images * torch.linspace(0.7, 1.3, images.shape[1])[:, None]).clamp(0, 1)
 
 
+def _darker(images: Tensor, numbers: np.ndarray) -> Tensor:
+    return 0.75 * images
+
+
 def _smaller(images: Tensor, numbers: np.ndarray) -> Tensor:
     height, width = images.shape[1:]
     size = (round(0.85 * height), round(0.85 * width))
@@ -127,6 +134,7 @@ SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
     "one slice a position, repeated": _one_a_position,
     "shuffled patches": _shuffled,
     "one side brighter": _lopsided,
+    "a quarter darker": _darker,
     "heads 15 % smaller": _smaller,
 }
 
