@@ -175,7 +175,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator
     `[N, H, W]` each, N the same. Patches are standardised by the mean and the standard deviation of the second set's.
     """
     values = []
-    for level, other in zip(laplacian_pyramid(first), laplacian_pyramid(second)):
+    for level, other in zip(*(_all_levels(images) for images in (first, second))):
         patches, others = random_patches(level, generator), random_patches(other, generator)
         mean, deviation = others.mean(), others.std().clamp(min=1e-6)
         directions = torch.randn(patches.shape[1], DIRECTIONS, generator=generator)
@@ -187,6 +187,11 @@ def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator
             distance += float((first_sorted - second_sorted).abs().mean()) * some.shape[1] / DIRECTIONS
         values.append(1000 * distance)
     return values
+
+
+def _all_levels(images: Tensor) -> list[Tensor]:
+    """The levels of `laplacian_pyramid` of many images, whose filters would take several times the memory of all at once."""
+    return [torch.cat(parts) for parts in zip(*map(laplacian_pyramid, images.split(64)))]
 
 
 def laplacian_pyramid(images: Tensor) -> Iterator[Tensor]:
