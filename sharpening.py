@@ -29,9 +29,8 @@ FIRST_TEXTURE = 0.01  # size of the last weights at the start: some texture of e
 FILTER, FILTERS = 11, (24, 12, 12)  # side in pixels and number of the views at full, half and quarter resolution
 LEVEL_WEIGHTS = (1.0, 0.5, 0.5)
 WAVES = (1.2, 2.4)  # standard deviation in pixels of a view's window
-SPREAD_WEIGHT = (
-    0.97  # of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
-)
+# of the distance between draws: 1 asks for all the texture of slices, less favours what the codes tell
+SPREAD_WEIGHT = 0.95
 REFERENCE_WAVES = 64  # by which the mean size of answers is held against their standard deviation
 SMALL_SIZE = 0.3  # of texture, as a share of its mean size: what is fainter counts no more than this
 RARE = 8  # patches, of mean size, that each code's mean size of texture is mixed with
