@@ -103,6 +103,11 @@ class Case:
         return split if split is not None and len(split) == len(self.codes.get("train", ())) else None
 
     @property
+    def training_maps(self) -> list[Tensor]:
+        """Code maps of the training slices, and of the mirrored ones, as far as they are known."""
+        return [self.codes[name] for name in ("train", "train_mirrored") if name in self.codes]
+
+    @property
     def num_codes(self) -> int:
         return self.run.vqvae.quantizer.num_codes
 
@@ -341,7 +346,7 @@ def mean_fine_power(images: Tensor) -> float:
 
 def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     """How near samples come to training slices, beside how near held-out slices come."""
-    known = [case.codes[name] for name in ("train", "train_mirrored") if name in case.codes]
+    known = case.training_maps
     if not known or case.name == "train":
         case.notes.append(
             "copies are not looked for: no codes of the training split, or no held-out split to compare with"
@@ -382,7 +387,7 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
 
 def show_neighbours(case: Case, drawn: Slices, audit: Audit, chosen: Tensor, file: str, title: str) -> None:
     """Samples above the training slices that are nearest to them, all decoded faithfully."""
-    known = [case.codes[name] for name in ("train", "train_mirrored") if name in case.codes]
+    known = case.training_maps
     nearest = audit.samples["pixels"].index[chosen].tolist()
     originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
     distances = zip(*(audit.samples[space].distance[chosen].tolist() for space in ("pixels", "codes")))

@@ -188,11 +188,12 @@ def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> S
     settings = replace(settings, n=settings.n or EACH_TEMPERATURE)
     numbers, _ = slice_numbers(settings, run)
     rows = []
-    for text in settings.sweep.split(","):
+    temperatures = settings.sweep.split(",")
+    for text in temperatures:
         draw = Draw(float(text), settings.top_k, settings.top_p)
         rows.append(draw_samples(run, numbers, settings.n, draw, settings.seed, f"temperature {text}", where=where))
     figures.rows_of_slices(
-        [(f"temperature\n{text}", row.images.numpy()) for text, row in zip(settings.sweep.split(","), rows)],
+        [(f"temperature\n{text}", row.images.numpy()) for text, row in zip(temperatures, rows)],
         out / "swept_imgs.png",
         f"Generated slices by temperature, seed {settings.seed} (trained on {run.config['data']['title']})",
         rows[0].labels,

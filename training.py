@@ -72,8 +72,7 @@ class Stage:
     chances: int = 0
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
-        """What moves the weights. The loop sets every learning rate to `lr` times its schedule, and times the parameter group's
-        "share" where it has one."""
+        """What moves the weights. The loop sets every learning rate to `lr` times its schedule."""
         return [adamw(self.model.parameters(), lr)]
 
     def start(self, indices: np.ndarray) -> None:
@@ -99,10 +98,6 @@ class Stage:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Scores of the model, in eval mode, after an epoch."""
         raise NotImplementedError
-
-    def kept(self, model: nn.Module) -> nn.Module:
-        """The part of the model whose weights are the stage's result."""
-        return model
 
 
 @dataclass
@@ -202,7 +197,7 @@ class _Fit:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.lr * self._rate(step) * group.get("share", 1.0)
+                group["lr"] = self.settings.lr * self._rate(step)
         stage.before_step(step, self.steps * self.settings.epochs)
         chance = torch.rand(len(batch), stage.chances, dtype=torch.float64)
         mine = ranks.share(len(batch))
@@ -263,7 +258,7 @@ class _Fit:
         if better:
             place.best, place.best_epoch, place.stale = value, place.epoch, 0
             if ranks.first():
-                save_model(self.weights, stage.kept(stage.model), stage.kept(model).state_dict())
+                save_model(self.weights, stage.model, model.state_dict())
         else:
             place.stale += 1
         self._log(scores)

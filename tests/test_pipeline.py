@@ -170,6 +170,7 @@ def test_evaluate_adds_realism_to_the_run_where_there_are_subjects_enough(traine
     first, second = (json.loads(path.read_text()) for path in (Path("first.json"), tmp_path / "run" / "scores.json"))
     assert first["validate"] == second["validate"] and set(second) == {"test", "validate"}
     assert {"swd_0", "variety", "symmetry", "classifier"} <= first["validate"]["realism"].keys()
+    assert 0 < first["validate"]["samples_sharpness"] < 10
     report = (tmp_path / "run" / "report.md").read_text()
     assert "images/realism.png" in report and "| classifier |" in report
     assert "| classifier |" in capsys.readouterr().out
