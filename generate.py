@@ -108,6 +108,10 @@ class Settings:
             not (sweep_asked and (self.complete or self.slice == "all")),
             "--sweep draws whole slices of one position or of several in a row; leave out --complete and --slice all",
         )
+        require(
+            not (sweep_asked and self.temperature != 1),
+            f"--temperature is {self.temperature:g}, but --sweep says the temperatures; leave one of them out",
+        )
         require(self.top_k is None or self.top_k >= 1, f"--top_k is {self.top_k}; expected at least 1 code")
         require(self.top_p is None or 0 < self.top_p <= 1, f"--top_p is {self.top_p}; expected above 0, at most 1")
         require(

@@ -70,7 +70,7 @@ def fine_power(images: Tensor) -> Tensor:
     Its ratio between reconstructions and slices says how much fine texture is left, which SSIM hardly notices.
     """
     power = torch.fft.fft2(images.float()).abs().square().squeeze(1)  # [B, H, W]
-    frequency = _frequency(images)
+    frequency = frequencies(images)
     return (power * ((frequency >= 0.25) & (frequency < 0.5))).sum((1, 2)) / images[0].numel()
 
 
@@ -78,14 +78,14 @@ def radial_power(images: Tensor) -> Tensor:
     """Mean power of each slice by frequency: `[B, 1, H, W]` -> `[B, bins]`, bins evenly over 0 (left out) to half of the
     sampling frequency, as many as half the shorter side has pixels."""
     power = torch.fft.fft2(images.float()).abs().square().flatten(1) / images[0].numel()
-    frequency, bins = _frequency(images).flatten(), min(images.shape[2:]) // 2
+    frequency, bins = frequencies(images).flatten(), min(images.shape[2:]) // 2
     bin_of = (frequency * 2 * bins).ceil().long() - 1  # bin i holds (i, i + 1] / (2 bins)
     inside = (bin_of >= 0) & (bin_of < bins)
     sums = power.new_zeros(len(images), bins).index_add_(1, bin_of[inside], power[:, inside])
     return sums / bin_of[inside].bincount(minlength=bins)
 
 
-def _frequency(images: Tensor) -> Tensor:
+def frequencies(images: Tensor) -> Tensor:
     """Cycles a pixel of each Fourier coefficient, `[H, W]`."""
     rows, columns = (torch.fft.fftfreq(side, device=images.device) for side in images.shape[2:])
     return torch.hypot(rows[:, None], columns[None])

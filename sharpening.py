@@ -5,11 +5,13 @@
     score = TextureScore(residuals, codes, num_codes)
     score.look_anew()
     loss = score(images, first, second, codes)          # least where texture is drawn as slices with these codes have it
+    loss += spectrum_distance(images, first)            # least where it has the power that slices have at each fine frequency
 
 A decoder trained on pixel errors paints the mean of all slices that a code map may stand for, and the mean is smooth. This one
 draws one of them. It is trained by a proper score, no adversary: the energy score (Gneiting and Raftery 2007, section 4.3) of
-many one-dimensional views of two draws. A forecast of weather is trained so to be sharp (arXiv 2506.10772). The encoder, the
-codebook, the prior and the first decoder stay as they are.
+many one-dimensional views of two draws. A forecast of weather is trained so to be sharp (arXiv 2506.10772). Where that score
+hardly feels what a small network sees, the power spectrum, a second term holds it. The encoder, the codebook, the prior and the
+first decoder stay as they are.
 """
 
 import math
@@ -21,6 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics import frequencies
 from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, flat_patches
 
 COARSE, MIDDLE, FULL = 64, 32, 16  # channels at the decoder's finest scale, at half resolution and at full resolution
@@ -34,6 +37,9 @@ SPREAD_WEIGHT = 0.95
 REFERENCE_WAVES = 64  # by which the mean size of answers is held against their standard deviation
 SMALL_SIZE = 0.3  # of texture, as a share of its mean size: what is fainter counts no more than this
 RARE = 8  # patches, of mean size, that each code's mean size of texture is mixed with
+FINE = 0.25  # cycles a pixel, the frequency from which spectra are held to those of slices
+SPECTRUM_SIDE = 8  # Fourier coefficients along a side of the squares that spectra are averaged over
+FAINT = 1e-3  # power, as a share of the mean of all squares, that counts as none
 
 
 class SharpDecoder(Decoder):
@@ -204,6 +210,29 @@ def _answers(images: Tensor, filters: Tensor, shift: Sequence[int]) -> Tensor:
 
 def _energy(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return ((real - first).abs() + (real - second).abs() - SPREAD_WEIGHT * (first - second).abs()) / 2
+
+
+def spectrum_distance(images: Tensor, draws: Tensor) -> Tensor:
+    """Mean distance of the fine power spectra of slices and of draws of them, a loss: the Huber loss of natural logarithms.
+
+    A small network tells slices by their spectra soonest, and the energy score hardly feels a tenth of the power.
+
+    Args:
+        images: `[B, 1, H, W]`.
+        draws: `[B, 1, H, W]`.
+    """
+    side = max(1, min(SPECTRUM_SIDE, min(images.shape[2:]) // 8))
+    fine = frequencies(images) >= FINE
+    shares = F.avg_pool2d(fine.float()[None], side)[0]
+    used = shares > 0.5
+
+    def power(x: Tensor) -> Tensor:
+        coefficients = torch.fft.fft2(x.float()[:, 0])
+        return F.avg_pool2d(coefficients.abs().square() * fine, side)[:, used] / shares[used]
+
+    real = power(images)
+    faint = FAINT * real.mean(1, keepdim=True) + 1e-12
+    return F.smooth_l1_loss((power(draws) + faint).log(), (real + faint).log())
 
 
 class CodeScore:

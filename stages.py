@@ -13,7 +13,7 @@ from optimizer import Muon
 from pixelcnn import GatedPixelCNN, PositionalMarginal
 from realism import sliced_wasserstein
 from scoring import encode_split, known_batch, mean_bits, mean_ssim
-from sharpening import CodeScore, SharpDecoder, TextureScore
+from sharpening import CodeScore, SharpDecoder, TextureScore, spectrum_distance
 from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
@@ -26,7 +26,8 @@ EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
 RESIDUAL_SLICES = 128  # training slices that say how strong texture is
-CODE_WEIGHT = 0.3  # of finding the codes again in the sharper decoder's pictures
+SPECTRUM_WEIGHT = 2.0  # of the distance of spectra in the sharper decoder's loss
+CODE_WEIGHT = 0.4  # of finding the codes again in the sharper decoder's pictures
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
 
@@ -252,8 +253,10 @@ class SharpenStage(Stage):
             first, second = self.model.textured(*twice, noise).chunk(2)
             code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
         texture_loss = self.texture_score(images, first, second, codes)
-        loss = texture_loss + CODE_WEIGHT * code_loss
-        return {"loss": loss, "texture": texture_loss.detach(), "recoding": code_loss.detach()}
+        spectrum_loss = (spectrum_distance(images, first) + spectrum_distance(images, second)) / 2
+        loss = texture_loss + CODE_WEIGHT * code_loss + SPECTRUM_WEIGHT * spectrum_loss
+        parts = {"texture": texture_loss, "recoding": code_loss, "spectrum": spectrum_loss}
+        return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 
     def validate(self, model: SharpDecoder) -> dict[str, float]:
         decoded = []

@@ -275,6 +275,7 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("generate", [*RUN, "--temperature", "nan"], nothing, "--temperature is nan; expected a number above 0"),
     ("generate", [*RUN, "--sweep", "0.8,0"], nothing, "--sweep is 0.8,0; expected temperatures above 0"),
     ("generate", [*RUN, "--sweep", "hot"], nothing, "--sweep is hot; expected temperatures above 0"),
+    ("generate", [*RUN, "--sweep", "1", "--temperature", "0.9"], nothing, "but --sweep says the temperatures"),
     ("generate", [*RUN, "--sweep", "1", "--slice", "all"], nothing, "--sweep draws whole slices"),
     ("generate", [*RUN, "--top_k", "0"], nothing, "--top_k is 0; expected at least 1 code"),
     ("generate", [*RUN, "--top_p", "1.5"], nothing, "--top_p is 1.5; expected above 0"),
