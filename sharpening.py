@@ -5,7 +5,7 @@
     score = TextureScore(residuals, codes, num_codes)
     score.look_anew()
     loss = score(images, first, second, codes)          # least where texture is drawn as slices with these codes have it
-    loss += spectrum_distance(images, first)            # least where it has the power that slices have at each fine frequency
+    loss += SpectrumScore(some_images)(images, first)   # least where it has the power that slices have at each fine frequency
 
 A decoder trained on pixel errors paints the mean of all slices that a code map may stand for, and the mean is smooth. This one
 draws one of them. It is trained by a proper score, no adversary: the energy score (Gneiting and Raftery 2007, section 4.3) of
@@ -37,7 +37,7 @@ SPREAD_WEIGHT = 0.95
 REFERENCE_WAVES = 64  # by which the mean size of answers is held against their standard deviation
 SMALL_SIZE = 0.3  # of texture, as a share of its mean size: what is fainter counts no more than this
 RARE = 8  # patches, of mean size, that each code's mean size of texture is mixed with
-FINE = 0.25  # cycles a pixel, the frequency from which spectra are held to those of slices
+FINE = 0.2  # cycles a pixel, the frequency from which spectra are held to those of slices
 SPECTRUM_SIDE = 8  # Fourier coefficients along a side of the squares that spectra are averaged over
 FAINT = 1e-3  # power, as a share of the mean of all squares, that counts as none
 
@@ -212,27 +212,32 @@ def _energy(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return ((real - first).abs() + (real - second).abs() - SPREAD_WEIGHT * (first - second).abs()) / 2
 
 
-def spectrum_distance(images: Tensor, draws: Tensor) -> Tensor:
-    """Mean distance of the fine power spectra of slices and of draws of them, a loss: the Huber loss of natural logarithms.
+class SpectrumScore:
+    """How far the fine power spectra of draws are from those of their slices, a loss.
 
-    A small network tells slices by their spectra soonest, and the energy score hardly feels a tenth of the power.
+    A small network tells slices by their spectra soonest, and the energy score hardly feels a tenth of the power. Powers are
+    compared, not their logarithms: some slices are far noisier than their codes tell, and the mean over all is what should hold.
 
     Args:
-        images: `[B, 1, H, W]`.
-        draws: `[B, 1, H, W]`.
+        images: `[N, 1, H, W]` slices, whose mean power at each frequency is the unit there.
     """
-    side = max(1, min(SPECTRUM_SIDE, min(images.shape[2:]) // 8))
-    fine = frequencies(images) >= FINE
-    shares = F.avg_pool2d(fine.float()[None], side)[0]
-    used = shares > 0.5
 
-    def power(x: Tensor) -> Tensor:
-        coefficients = torch.fft.fft2(x.float()[:, 0])
-        return F.avg_pool2d(coefficients.abs().square() * fine, side)[:, used] / shares[used]
+    def __init__(self, images: Tensor):
+        self.side = max(1, min(SPECTRUM_SIDE, min(images.shape[2:]) // 8))
+        self.fine = frequencies(images) >= FINE
+        self.used = F.avg_pool2d(self.fine.float()[None], self.side)[0] > 0.5
+        self.unit = torch.ones(())
+        power = self._power(images).mean(0)
+        self.unit = power + FAINT * power.mean() + 1e-12
 
-    real = power(images)
-    faint = FAINT * real.mean(1, keepdim=True) + 1e-12
-    return F.smooth_l1_loss((power(draws) + faint).log(), (real + faint).log())
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """`[B, 1, H, W]` each, a scalar out."""
+        return F.smooth_l1_loss(self._power(draws), self._power(images))
+
+    def _power(self, images: Tensor) -> Tensor:
+        """Mean of each square of fine Fourier coefficients: `[B, 1, H, W]` -> `[B, squares]`."""
+        power = torch.fft.fft2(images.float()[:, 0]).abs().square() * self.fine
+        return F.avg_pool2d(power, self.side)[:, self.used] / self.unit
 
 
 class CodeScore:

@@ -13,7 +13,7 @@ from optimizer import Muon
 from pixelcnn import GatedPixelCNN, PositionalMarginal
 from realism import sliced_wasserstein
 from scoring import encode_split, known_batch, mean_bits, mean_ssim
-from sharpening import CodeScore, SharpDecoder, TextureScore, spectrum_distance
+from sharpening import CodeScore, SharpDecoder, SpectrumScore, TextureScore
 from training import WEIGHT_DECAY, Stage, adamw
 from utils import autocast
 from vqvae import VQVAE, reconstruction_loss
@@ -26,7 +26,7 @@ EPOCH_SCORE_SLICES = 256  # slices per split scored after an epoch, at most; the
 VQVAE_PIXELS = 32 * 208 * 176  # pixels whose VQ-VAE activations are held at a time
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
 RESIDUAL_SLICES = 128  # training slices that say how strong texture is
-SPECTRUM_WEIGHT = 2.0  # of the distance of spectra in the sharper decoder's loss
+SPECTRUM_WEIGHT = 3.0  # of the distance of spectra in the sharper decoder's loss
 CODE_WEIGHT = 0.4  # of finding the codes again in the sharper decoder's pictures
 SMALLEST_SIDE = 22  # pixels of slices whose sliced Wasserstein distance can be scored
 PRIOR_PLACES = 24 * 22 * 26  # code-map places whose prior activations are held at a time
@@ -233,6 +233,7 @@ class SharpenStage(Stage):
         images, known = self._images(some), self._codes(codes[torch.from_numpy(some)])
         residuals = (images - vqvae.decode(known)).cpu()
         self.texture_score = TextureScore(residuals, known.cpu(), vqvae.quantizer.num_codes)
+        self.spectrum_score = SpectrumScore(images)
         self.code_score = CodeScore(vqvae, images, known)
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
@@ -253,7 +254,7 @@ class SharpenStage(Stage):
             first, second = self.model.textured(*twice, noise).chunk(2)
             code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
         texture_loss = self.texture_score(images, first, second, codes)
-        spectrum_loss = (spectrum_distance(images, first) + spectrum_distance(images, second)) / 2
+        spectrum_loss = (self.spectrum_score(images, first) + self.spectrum_score(images, second)) / 2
         loss = texture_loss + CODE_WEIGHT * code_loss + SPECTRUM_WEIGHT * spectrum_loss
         parts = {"texture": texture_loss, "recoding": code_loss, "spectrum": spectrum_loss}
         return {"loss": loss} | {name: part.detach() for name, part in parts.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dataset import Split, find_frame
-from sharpening import CodeScore, SharpDecoder, TextureScore, spectrum_distance
+from sharpening import CodeScore, SharpDecoder, SpectrumScore, TextureScore
 from stages import SharpenStage, sharpness_scores
 from training import FitSettings, fit
 from utils import decoder_to_use, load_model, save_model, with_sharp_decoder
@@ -112,19 +112,20 @@ def test_places_are_weighed_by_the_texture_that_their_codes_have():
     assert 2 * faint_missing < strong_missing < 7 * faint_missing
 
 
-def test_the_distance_of_spectra_is_least_at_the_right_strength_and_colour_and_blind_to_coarse_waves():
+def test_the_spectrum_score_is_least_at_the_right_strength_and_colour_and_blind_to_coarse_waves():
     torch.manual_seed(0)
     strength, sideways = torch.tensor(0.1), torch.tensor(0.3)
-    images = texture(strength, sideways)
-    right = spectrum_distance(images, texture(strength, sideways))
+    score, images = SpectrumScore(texture(strength, sideways)), texture(strength, sideways)
+    right = score(images, texture(strength, sideways))
     for wrong in (texture(0.7 * strength, sideways), texture(1.4 * strength, sideways), texture(strength, -sideways)):
-        assert spectrum_distance(images, wrong) > 1.5 * right
-    assert spectrum_distance(images, images) == 0
+        assert score(images, wrong) > 1.5 * right
+    assert score(images, images) == 0
     waves = torch.sin(2 * torch.pi * torch.arange(48) / 12).expand(16, 1, 48, 48)  # 12 pixels long
-    torch.testing.assert_close(spectrum_distance(images, images + waves), torch.tensor(0.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(score(images, images + waves), torch.tensor(0.0), rtol=0, atol=1e-3)
     blank = torch.zeros(2, 1, 24, 24, requires_grad=True)
-    spectrum_distance(blank, blank).backward()
-    assert blank.grad.isfinite().all()
+    loss = SpectrumScore(blank.detach())(blank, blank)
+    loss.backward()
+    assert loss == 0 and (blank.grad == 0).all()
 
 
 def test_the_code_score_is_less_where_the_codes_are_found_again(vqvae):
