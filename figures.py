@@ -3,6 +3,7 @@
 Slices are `[N, H, W]` floats in 0..1, code maps `[N, h, w]` integers.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,10 +116,10 @@ def sharp_status(records: Sequence[dict[str, Any]], path: Path, title: str, vali
     """Curves of the third stage: losses, and what the weights are chosen by. Arguments as in `vqvae_status`."""
     epochs = [record["epoch"] for record in records]
     figure, (loss, similarity, power) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for name, style in (("texture", "-"), ("recoding", ":")):
+    for name, style in (("texture", "-"), ("recoding", ":"), ("spectrum", "--")):
         loss.plot(
             epochs,
-            [record[name] for record in records],
+            [record.get(name, math.nan) for record in records],
             style,
             color=TRAIN,
             label=f"train {name}",
