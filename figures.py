@@ -306,9 +306,10 @@ def realism(values: dict[str, tuple[float, float]], path: Path, title: str) -> N
     axis.barh(names[::-1], ratios[::-1], color=VALIDATION, height=0.6)
     axis.axvline(1, color="black", linestyle=":", label="real slices from other real slices")
     axis.set(xscale="log", xlabel="times as far apart as real slices are from each other")
-    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    for form in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        form(FormatStrFormatter("%g"))
     axis.grid(alpha=0.3, axis="x")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
     _headline(figure, title)
     _save(figure, path)
 
