@@ -215,7 +215,7 @@ def _energy(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
 class SpectrumScore:
     """How far the fine power spectra of draws are from those of their slices, a loss.
 
-    A small network tells slices by their spectra soonest, and the energy score hardly feels a tenth of the power. Powers are
+    A small network tells slices by their spectra, and the energy score hardly feels a tenth of the power. Powers are
     compared, not their logarithms: some slices are far noisier than their codes tell, and the mean over all is what should hold.
 
     Args:
@@ -226,18 +226,17 @@ class SpectrumScore:
         self.side = max(1, min(SPECTRUM_SIDE, min(images.shape[2:]) // 8))
         self.fine = frequencies(images) >= FINE
         self.used = F.avg_pool2d(self.fine.float()[None], self.side)[0] > 0.5
-        self.unit = torch.ones(())
         power = self._power(images).mean(0)
         self.unit = power + FAINT * power.mean() + 1e-12
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """`[B, 1, H, W]` each, a scalar out."""
-        return F.smooth_l1_loss(self._power(draws), self._power(images))
+        return F.smooth_l1_loss(self._power(draws) / self.unit, self._power(images) / self.unit)
 
     def _power(self, images: Tensor) -> Tensor:
         """Mean of each square of fine Fourier coefficients: `[B, 1, H, W]` -> `[B, squares]`."""
         power = torch.fft.fft2(images.float()[:, 0]).abs().square() * self.fine
-        return F.avg_pool2d(power, self.side)[:, self.used] / self.unit
+        return F.avg_pool2d(power, self.side)[:, self.used]
 
 
 class CodeScore:

@@ -8,7 +8,7 @@ import torch
 
 from dataset import Split, find_frame
 from sharpening import CodeScore, SharpDecoder, SpectrumScore, TextureScore
-from stages import SharpenStage, sharpness_scores
+from stages import CODE_WEIGHT, SPECTRUM_WEIGHT, SharpenStage, sharpness_scores
 from training import FitSettings, fit
 from utils import decoder_to_use, load_model, save_model, with_sharp_decoder
 from vqvae import VQVAE
@@ -154,6 +154,12 @@ def test_training_it_leaves_the_vqvae_alone_and_resumes(vqvae, tmp_path):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     for folder in (whole, halved):
         folder.mkdir()
+    first = stage()
+    first.before_step(0, 1)
+    losses = first.losses(np.arange(4), torch.full((4, first.chances), 0.6, dtype=torch.float64))
+    weighed = losses["texture"] + CODE_WEIGHT * losses["recoding"] + SPECTRUM_WEIGHT * losses["spectrum"]
+    torch.testing.assert_close(losses["loss"], weighed)
+    assert min(losses.values()) > 0
     fit(stage(), FitSettings(2, 5, 1e-3, 0, 0, 5.0), whole, [], resume=False)
     stopped = stage()
     validate = stopped.validate
