@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 from PIL import Image
 
 CODE_COLOURS = "viridis"  # perceptually even
@@ -306,6 +306,7 @@ def realism(values: dict[str, tuple[float, float]], path: Path, title: str) -> N
     axis.barh(names[::-1], ratios[::-1], color=VALIDATION, height=0.6)
     axis.axvline(1, color="black", linestyle=":", label="real slices from other real slices")
     axis.set(xscale="log", xlabel="times as far apart as real slices are from each other")
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     for form in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         form(FormatStrFormatter("%g"))
     axis.grid(alpha=0.3, axis="x")
