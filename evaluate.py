@@ -5,8 +5,8 @@
     python evaluate.py --run runs/mine --quick               # fewer samples, fewer comparisons
     python evaluate.py --run pretrained --data DIR           # the weights that come with the toolkit; into runs/pretrained/
 
-Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew. `evaluation.py` says
-what each key of scores.json means.
+Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew. `scoring/evaluation.py`
+says what each key of scores.json means.
 """
 
 import json
@@ -16,25 +16,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-import report
-from cli import flag, parse_flags, require, run_main
-from conditions import Condition
+from common.cli import flag, parse_flags, require, run_main
+from common.files import write_json
+from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset
-from evaluation import FULL, QUICK, Case, evaluate_split
-from scoring import encode_split
+from inference.coding import encode_splits
+from reporting import report
+from scoring.evaluation import FULL, QUICK, Case, evaluate_split
 from sources import DataOptions, load
-from utils import (
-    PRETRAINED,
-    Progress,
-    Run,
-    decoder_to_use,
-    load_run,
-    read_codes,
-    resolve_device,
-    run_folder,
-    with_sharp_decoder,
-    write_json,
-)
+from sources.conditions import Condition
+from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,8 @@ class Settings:
     quick: bool = flag(False, "Fewer samples and comparisons: the scores of samples are rough.")
     decoder: str | None = flag(
         None,
-        "Decoder that paints the samples: sharp where the run has one, else faithful, where it is not given. Reconstructions are "
-        "scored with the faithful one and beside it with the sharp one.",
+        "Decoder that paints the samples: faithful (the VQ-VAE's own) or sharp (which adds texture); by default sharp if "
+        "the run has one. Reconstructions are scored with both.",
         ("faithful", "sharp"),
     )
     seed: int = flag(0, "Seed of everything random.")
@@ -96,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
     decoder = decoder_to_use(folder, settings.decoder)
     kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder  # the toolkit's own folder stays as it is
-    codes = codes_of_training(folder, run, data)
+    codes = known_codes(settings, folder, run, data)
     case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
@@ -111,16 +102,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
 
 
-def codes_of_training(folder: Path, run: Run, data: Dataset) -> dict[str, Tensor]:
-    """The code maps that the run left; where it left none, as the weights that come with the toolkit, those of the data's
-    training split if the run was trained on as many slices."""
+def known_codes(settings: Settings, folder: Path, run: Run, data: Dataset) -> dict[str, Tensor]:
+    """The code maps that the run left, of other data than its own those of its training split alone; where it left none, as the
+    weights that come with the toolkit, those of the data's training split if the run was trained on as many slices."""
     codes, train = read_codes(folder), data.splits.get("train")
-    if codes or train is None or len(train) != run.config["data"]["splits"]["train"]["slices"]:
-        return codes
-    return {
-        "train": encode_split(run.vqvae, train, run.frame, "encoding train"),
-        "train_mirrored": encode_split(run.vqvae, train, run.frame, "encoding train, mirrored", train.symmetric),
-    }
+    if codes:
+        return codes if settings.data is None else {name: codes[name] for name in ("train", "train_mirrored")}
+    if train is None or len(train) != run.config["data"]["splits"]["train"]["slices"]:
+        return {}
+    return encode_splits(run.vqvae, data, run.frame, "train")
 
 
 def load_data(settings: Settings, run: Run) -> Dataset:

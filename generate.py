@@ -25,15 +25,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-import figures
-from cli import flag, parse_flags, require, run_main
-from conditions import Condition, parse_where
-from dataset import load_image
-from sampler import Draw
-from sampling import Samples, draw_samples, kept_places, region_of, spread_numbers
-from scoring import decode, encode
-from utils import PRETRAINED, Run, UserError, check_writable, decoder_to_use, load_run, resolve_device, run_folder
-from volumes import Space, nifti_of
+from common.cli import flag, parse_flags, require, run_main
+from common.errors import UserError
+from common.files import check_writable
+from common.runtime import resolve_device
+from inference.coding import decode, encode
+from inference.drawing import Samples, draw_samples, kept_positions, region_of, spread_numbers
+from models.sampler import Draw
+from reporting import figures, pictures
+from sources.conditions import Condition, parse_where
+from sources.images import load_image
+from sources.volumes import Space, nifti_of
+from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, EACH_TEMPERATURE, COMPLETIONS = 8, 8, 6  # slices drawn where --n is not given
@@ -71,11 +74,12 @@ class Settings:
     region: str = flag(
         "bottom",
         "Part that --complete redraws: top, bottom, left or right, or pixels as r0:r1,c0:c1. Codes are drawn from the top down, "
-        "each row from the left, so what is drawn fits what stands above it and to its left.",
+        "each row from the left, so what is drawn fits what lies above it and to its left.",
     )
     decoder: str | None = flag(
         None,
-        "Decoder that paints the slices: sharp where the run has one, else faithful, where it is not given.",
+        "Decoder that paints the slices: faithful (the VQ-VAE's own) or sharp (which adds texture); by default sharp if "
+        "the run has one.",
         ("faithful", "sharp"),
     )
     seed: int = flag(0, "The same seed draws the same slices.")
@@ -208,7 +212,7 @@ def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> S
 
 def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]:
     """The slice number of each sample, or None where the run's data had no slice numbers; and the columns of the grids."""
-    slices = run.config["data"]["slices_per_subject"]
+    slices = run.slices_per_subject
     if settings.slice is None:
         return None if slices is None else spread_numbers(settings.n or GRID_SLICES, slices), 8
     require(slices is not None, "--slice: this run's data had no slice numbers; leave it out")
@@ -226,7 +230,7 @@ def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, colum
         samples.codes.numpy(),
         out / "generated_q.png",
         f"Codes drawn from the prior, {settings.how}",
-        figures.code_ranks(run.vqvae.quantizer.codebook.cpu().numpy()),
+        pictures.code_ranks(run.vqvae),
         samples.labels,
         columns,
     )
@@ -248,8 +252,8 @@ def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
         f"{settings.complete} has {image.shape[2]}x{image.shape[3]} pixels; this run's slices have {size[0]}x{size[1]}",
     )
     region = region_of(settings.region, run.frame)
-    keep, codes = kept_places(region, run), encode(run.vqvae, image, run.frame)
-    number, slices = int(settings.slice) if settings.slice else number, run.config["data"]["slices_per_subject"]
+    keep, codes = kept_positions(region, run), encode(run.vqvae, image, run.frame)
+    number, slices = int(settings.slice) if settings.slice else number, run.slices_per_subject
     known = number is not None and slices is not None
     require(not known or number < slices, f"slice number {number}: this run has slices 0 to {(slices or 0) - 1}")
     if not known:

@@ -13,18 +13,44 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from sampler import CachedSampler, Draw, Schedule, uniform_noise
+from models.sampler import CachedSampler, Draw, uniform_noise
 
 NUMBER = 0  # in place of a number of classes: the condition is a number in 0..1
 FREQUENCIES = 8  # of the sines that show a number to the prior
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of code maps before they are drawn.
+
+    position: `[batch]` slice position in 0..1, NaN or None where unknown.
+    conditions: the others by name, as in `GatedPixelCNN.forward`.
+    codes: known codes, `[height, width]` or `[batch, height, width]` int64; read where `keep` is true alone.
+    keep: bool of the same shape or `[height, width]`: which codes are known. Known codes stay where they stand and condition all
+        that are drawn after them, below and to the right.
+
+    Raises:
+        ValueError: when only one of `codes` and `keep` is given.
+    """
+
+    position: Tensor | None = None
+    conditions: Mapping[str, Tensor] | None = None
+    codes: Tensor | None = None
+    keep: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.codes is None) != (self.keep is None):
+            raise ValueError("codes and keep go together: which codes are known, and where")
 
 
 def gate(x: Tensor) -> Tensor:
@@ -86,11 +112,11 @@ class GatedPixelCNN(nn.Module):
         dropout: share of channels dropped in each layer's horizontal stack, in training.
         conditions: what may be known of a slice, each name with its number of classes, or `NUMBER` for a number in 0..1; all
             reach every gate (section 2.3 of the paper), and one that is not given is a value of its own. "position" is the
-            slice's place in the volume.
+            slice's position in the volume.
         location: tell the prior where on the map it is, as slices are registered to an atlas: a smooth function of the row's and
-            the column's share of the map, added to the features. Smooth, because a table with an entry a place learns by heart
+            the column's share of the map, added to the features. Smooth, because a table with an entry a position learns by heart
             what a few subjects happen to have there.
-        marginal: (h, w) of a table of how often each code stands at each place, whose log is added to the logits, so that the
+        marginal: (h, w) of a table of how often each code stands at each position, whose log is added to the logits, so that the
             layers need only learn what it does not tell. Filled by `start_from_marginal`, never trained. Resampled for maps of
             other sizes. None: no such table.
     """
@@ -147,7 +173,7 @@ class GatedPixelCNN(nn.Module):
             codes: `[B, h, w]` int64 in 0..K-1.
             position: `[B]` slice position in 0..1, NaN where unknown; None: unknown for all. Ignored by a prior without it.
             conditions: the others by name, `[B]` each: a number in 0..1 or a class 0, 1, ..., NaN where unknown.
-            log_marginal: `[B, K, h, w]` in place of the prior's own table (`PositionalMarginal.log_without`).
+            log_marginal: `[B, K, h, w]` in place of the prior's own table (`models.marginal.PositionalMarginal.log_without`).
             chance: `[B, chances]` in 0..1, decides which channels are dropped; drawn in training where not given. No effect in
                 eval mode.
 
@@ -170,8 +196,8 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def start_from_marginal(self, marginal: Tensor) -> None:
-        """Start at `[K, h, w]` code frequencies by place: fill the table with them, or, without one, start the bias of the logits
-        at the frequencies over all places."""
+        """Start at `[K, h, w]` code frequencies by position: fill the table with them, or, without one, start the bias of the
+        logits at the frequencies over all positions."""
         if self.log_marginal is None:
             self.head[-1].bias.copy_(marginal.mean((1, 2)).log())
         else:
@@ -183,7 +209,7 @@ class GatedPixelCNN(nn.Module):
         if self.arguments["marginal"] == (height, width):
             return self
         other = GatedPixelCNN(**(self.arguments | {"marginal": (height, width)}))
-        table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)
+        table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)[0]
         other.load_state_dict(self.state_dict() | {"log_marginal": table})
         return other
 
@@ -210,49 +236,57 @@ class GatedPixelCNN(nn.Module):
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
-        codes: Tensor | None = None,
-        keep: Tensor | None = None,
-        conditions: Mapping[str, Tensor] | None = None,
+        **known: Any,
+    ) -> Tensor:
+        """Draw code maps, `[batch, height, width]` int64: `draw_maps` with each of its settings as a keyword.
+
+        Args:
+            batch, height, width: of the maps to draw.
+            temperature, top_k, top_p: how each code is drawn, `Draw`.
+            generator: on the CPU; the same seed gives the same maps.
+            position, known: what is known of the maps, `Known`: also `conditions`, and `codes` with `keep` to complete partly
+                known maps.
+
+        Raises:
+            ValueError: for a number that makes no sense.
+        """
+        draw, given = Draw(temperature, top_k, top_p), Known(position, **known)
+        return self.draw_maps((batch, height, width), draw, given, generator)
+
+    def draw_maps(
+        self,
+        size: tuple[int, int, int],
+        draw: Draw = Draw(),
+        known: Known = Known(),
+        generator: torch.Generator | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw code maps, code by code.
 
-        Nothing is computed twice (`sampler.py`); the result is the one that running `forward` anew for each code gives.
-
-        To complete partly known maps, give `codes` and `keep`: known codes stay where they stand and condition all that are drawn
-        after them, below and to the right.
+        Nothing is computed twice (`models/sampler.py`); the result is the one that running `forward` anew for each code gives.
 
         Args:
-            batch, height, width: of the maps to draw.
-            position: `[batch]` slice position in 0..1, NaN or None where unknown.
-            temperature: above 0; logits are divided by it.
-            top_k: draw from the k most probable codes alone.
-            top_p: draw from the fewest codes whose probability reaches p, in 0..1.
+            size: (batch, height, width) of the maps.
+            draw: how each code is drawn.
+            known: what is known of the maps.
             generator: on the CPU; the same seed gives the same maps.
-            codes: known codes, `[height, width]` or `[batch, height, width]` int64; read where `keep` is true alone.
-            keep: bool of the same shape or `[height, width]`: which codes are known.
-            conditions: as in `forward`.
             progress: called with the number of rows just finished.
 
         Returns:
             `[batch, height, width]` int64.
 
         Raises:
-            ValueError: when only one of `codes` and `keep` is given, a known code is not in 0..K-1, or a number makes no sense.
+            ValueError: when a known code is not in 0..K-1.
         """
-        if (codes is None) != (keep is None):
-            raise ValueError("codes and keep go together: which codes are known, and where")
-        known = None if keep is None else self._known(codes, keep, (batch, height, width))
+        kept = None if known.keep is None else self._known_codes(known.codes, known.keep, size)
         was_training = self.training
         self.eval()
         try:
             with torch.inference_mode():
-                gate_biases = self._gate_biases(batch, position, conditions)
-                location = self._location_map(height, width)
-                schedule = Schedule.fastest(batch, height, width, len(self.layers), self.layers[0].reach)
-                draw, noise = Draw(temperature, top_k, top_p), uniform_noise(batch, height, width, generator)
-                marginal = self._marginal_map(height, width)
-                sampler = CachedSampler(self, schedule, gate_biases, location, draw, noise, known, marginal)
+                gate_biases = self._gate_biases(size[0], known.position, known.conditions)
+                location, marginal = self._location_map(*size[1:]), self._marginal_map(*size[1:])
+                noise = uniform_noise(*size, generator)
+                sampler = CachedSampler(self, gate_biases, location, draw, noise, kept, marginal)
                 drawn = sampler.sample(progress)
         finally:
             self.train(was_training)
@@ -273,7 +307,7 @@ class GatedPixelCNN(nn.Module):
         kept = (chance >= dropout).to(weight) / (1 - dropout)
         return list(kept[:, :, None, None].chunk(len(self.layers), dim=1))
 
-    def _known(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    def _known_codes(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Known codes and where they stand, `[B, h, w]` each; whatever stands elsewhere is made a valid code."""
         codes, keep = codes.expand(size), keep.expand(size).bool()
         wrong = codes[keep & ((codes < 0) | (codes >= self.num_codes))]
@@ -297,19 +331,19 @@ class GatedPixelCNN(nn.Module):
         return list(self.conditions(values).chunk(len(self.layers), dim=1))
 
     def _marginal_map(self, height: int, width: int) -> Tensor | None:
-        """The table of log frequencies for a map of this size, `[K, h, w]`."""
+        """The table of log frequencies for a map of this size, `[1, K, h, w]`."""
         if self.log_marginal is None or self.log_marginal.shape[1:] == (height, width):
-            return self.log_marginal
-        return F.interpolate(self.log_marginal[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+            return None if self.log_marginal is None else self.log_marginal[None]
+        return F.interpolate(self.log_marginal[None], size=(height, width), mode="bilinear", align_corners=False)
 
     def _location_map(self, height: int, width: int) -> Tensor:
-        """What the location adds to the features of the first layer, `[C, h, w]`; zeros where it is switched off."""
+        """What the location adds to the features of the first layer, `[1, C, h, w]`; zeros where it is switched off."""
         weight = self.embedding.weight
         if self.location is None:
-            return weight.new_zeros(weight.shape[1], height, width)
+            return weight.new_zeros(1, weight.shape[1], height, width)
         shares = [(torch.arange(length).to(weight) + 0.5) / length for length in (height, width)]
         rows, columns = torch.meshgrid(*shares, indexing="ij")
-        return self.location({"row": rows.flatten(), "column": columns.flatten()}).t().reshape(-1, height, width)
+        return self.location({"row": rows.flatten(), "column": columns.flatten()}).t().reshape(1, -1, height, width)
 
 
 class ConditionEncoder(nn.Module):
@@ -357,63 +391,3 @@ def _sines(values: Tensor) -> Tensor:
     half_octaves = torch.arange(FREQUENCIES, device=values.device, dtype=values.dtype) / 2
     angles = values[:, None] * math.pi * 2**half_octaves
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def positional_marginal(codes: Tensor, num_codes: int, smoothing: float = 32.0) -> Tensor:
-    """How often each code stands at each place: `[N, h, w]` integers -> `[K, h, w]` float32 probabilities.
-
-    Smoothed by `smoothing` draws of the code's overall (add-one) frequency: by default as many as a subject has slices, since
-    the slices of one subject are alike and their counts say little about another.
-    """
-    return PositionalMarginal([codes], num_codes, [0] * len(codes), smoothing).probabilities()
-
-
-class PositionalMarginal:
-    """Code frequencies by place, and what they are without the subject that a map is of.
-
-    A prior that is given frequencies which count the very map it learns from would trust them more than it should.
-
-    Args:
-        sets: training maps, `[N, h, w]` integers each: sets of as many maps of the same slices, such as the mirrored ones.
-        num_codes: K.
-        groups: `[N]` the subject of each map of a set.
-        smoothing: as in `positional_marginal`; None: as many as a subject has maps.
-    """
-
-    def __init__(
-        self, sets: Sequence[Tensor], num_codes: int, groups: Sequence[object], smoothing: float | None = None
-    ):
-        self.shape = num_codes, *sets[0].shape[1:]
-        self.sets, self.maps = [maps.flatten(1) for maps in sets], sum(map(len, sets))
-        names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-        self.group = torch.tensor([names[name] for name in groups])
-        self.smoothing = self.maps / len(names) if smoothing is None else smoothing
-        self.counts = torch.zeros(num_codes, self.sets[0].shape[1])
-        for maps in self.sets:
-            for part in maps.split(1024):
-                self._add(self.counts, part.long(), 1.0)
-        totals = self.counts.double().sum(1, keepdim=True)
-        self.extra = (self.smoothing * (totals + 1) / (totals.sum() + num_codes)).float()  # [K, 1]
-        self.log_all = (self.counts + self.extra).log_()
-        self.own = torch.zeros_like(self.counts)  # zero between calls
-
-    def probabilities(self) -> Tensor:
-        """`[K, h, w]` float32."""
-        return ((self.counts + self.extra) / (self.maps + self.smoothing)).view(self.shape)
-
-    def log_without(self, indices: Tensor) -> Tensor:
-        """The log frequencies without the subject of each of these maps: `[B]` -> `[B, K, h, w]`."""
-        tables = self.log_all.repeat(len(indices), 1, 1)
-        for table, index in zip(tables, indices.tolist()):
-            own = self.group == self.group[index]
-            maps = torch.cat([each[own] for each in self.sets]).long()
-            self._add(self.own, maps, 1.0)
-            left = (self.counts.gather(0, maps) - self.own.gather(0, maps) + self.extra[:, 0][maps]).log_()
-            table.scatter_(0, maps, left)
-            table -= math.log(self.maps - len(maps) + self.smoothing)
-            self.own.scatter_(0, maps, 0.0)
-        return tables.view(len(indices), *self.shape)
-
-    @staticmethod
-    def _add(counts: Tensor, maps: Tensor, value: float) -> None:
-        counts.scatter_add_(0, maps, torch.full_like(maps, value, dtype=counts.dtype))

@@ -16,6 +16,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -25,9 +26,7 @@ from torch import Tensor
 
 NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
 FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
-SLOPE = (
-    0.1  # of leaky ReLU below zero: within three epochs, plain ReLU left 1 unit in 256 of the encoder's coarse blocks
-)
+SLOPE = 0.1  # of leaky ReLU below zero: plain ReLU left 1 unit in 256 of the encoder's coarse blocks alive
 STEM_FACTOR = 4  # pixels per side folded into channels before the first convolution
 
 
@@ -36,8 +35,7 @@ class QuantizerOutput:
     """What `VectorQuantizer` returns.
 
     quantized: `[B, D, h, w]` float32, the nearest codes, with the gradient passed straight through to the latents.
-    codes: `[B, h, w]` int64 in 0..K-1.
-    commitment_loss: scalar, mean squared distance of the latents to their (detached) codes.
+    codes: `[B, h, w]` int64 in 0..K-1. commitment_loss: scalar, mean squared distance of the latents to their (detached) codes.
     """
 
     quantized: Tensor
@@ -49,8 +47,7 @@ class QuantizerOutput:
 class VQVAEOutput:
     """What `VQVAE.forward` returns.
 
-    images: `[B, 1, H, W]` reconstruction, unclamped so that every pixel keeps its gradient.
-    codes: `[B, h, w]` int64.
+    images: `[B, 1, H, W]` reconstruction, unclamped so that every pixel keeps its gradient. codes: `[B, h, w]` int64.
     commitment_loss: scalar; weight it by beta (0.25 in the paper) and add it to the reconstruction loss.
     latents: `[B, D, h, w]` float32, detached encoder output, for `VectorQuantizer.update`.
     """
@@ -89,9 +86,7 @@ class VectorQuantizer(nn.Module):
     ):
         super().__init__()
         if num_codes < 2 or code_dim < 1:
-            raise ValueError(
-                f"a codebook needs at least 2 codes of at least 1 dimension, got {num_codes} of {code_dim}"
-            )
+            raise ValueError(f"expected at least 2 codes of at least 1 dimension, got {num_codes} of {code_dim}")
         self.num_codes, self.code_dim = num_codes, code_dim
         self.decay, self.revive_below, self.revive_every, self.chunk = decay, revive_below, revive_every, chunk
         self.register_buffer("codebook", torch.randn(num_codes, code_dim))
@@ -141,9 +136,8 @@ class VectorQuantizer(nn.Module):
             second = distances.scatter_(1, first[:, None], torch.inf).argmin(1)
             near, far = self.codebook[first].double(), self.codebook[second].double()
             apart = far - near
-            nearer_far = ((part - (near + far) / 2) * apart).sum(1) / apart.norm(dim=1).clamp(
-                min=1e-30
-            )  # signed distance
+            length = apart.norm(dim=1).clamp(min=1e-30)
+            nearer_far = ((part - (near + far) / 2) * apart).sum(1) / length  # signed distance
             codes.append(torch.where(nearer_far > 0, second, first))
             unsure.append(nearer_far.abs() < reach)
         shape = (latents.shape[0], *latents.shape[2:])
@@ -261,10 +255,6 @@ class ResidualBlock(nn.Module):
         return x + self.mix(F.leaky_relu(self.spatial(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
-def _residual_blocks(channels: int, blocks: int) -> list[nn.Module]:
-    return [ResidualBlock(channels) for _ in range(blocks)]
-
-
 def _widths(width: int, downsample: int) -> tuple[int, list[int]]:
     """Stem factor and channels of each scale, fine to coarse: one scale at the stem, one more a halving."""
     stem = min(STEM_FACTOR, downsample)
@@ -282,9 +272,10 @@ class Encoder(nn.Module):
         super().__init__()
         stem, widths = _widths(width, downsample)
         layers: list[nn.Module] = [nn.PixelUnshuffle(stem), nn.Conv2d(stem**2, widths[0], 3, padding=1)]
-        layers += _residual_blocks(widths[0], blocks)
-        for fine, coarse in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(fine, coarse, 4, stride=2, padding=1), *_residual_blocks(coarse, blocks)]
+        layers += [ResidualBlock(widths[0]) for _ in range(blocks)]
+        for fine, coarse in pairwise(widths):
+            layers += [nn.Conv2d(fine, coarse, 4, stride=2, padding=1)]
+            layers += [ResidualBlock(coarse) for _ in range(blocks)]
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(widths[-1], code_dim, 1)]
         self.layers = nn.Sequential(*layers)
 
@@ -310,9 +301,11 @@ class Decoder(nn.Module):
     def __init__(self, code_dim: int, downsample: int, width: int, blocks: int):
         super().__init__()
         stem, widths = _widths(width, downsample)
-        layers: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1), *_residual_blocks(widths[-1], blocks)]
+        layers: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1)]
+        layers += [ResidualBlock(widths[-1]) for _ in range(blocks)]
         for coarse, fine in zip(widths[:0:-1], widths[-2::-1]):
-            layers += [nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2), *_residual_blocks(fine, blocks)]
+            layers += [nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2)]
+            layers += [ResidualBlock(fine) for _ in range(blocks)]
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(widths[0], stem**2, 3, padding=1), nn.PixelShuffle(stem)]
         self.layers = nn.Sequential(*layers)
 
@@ -327,8 +320,7 @@ class VQVAE(nn.Module):
         num_codes: K, entries of the codebook.
         code_dim: D, dimension of a code.
         downsample: f, pixels a code covers along each side: a power of two from 2 to 32.
-        width: channels at the finest scale; each halving doubles them.
-        blocks: residual blocks at each scale, in the encoder and in the decoder.
+        width: channels at the finest scale; each halving doubles them. blocks: residual blocks at each scale of both networks.
     """
 
     def __init__(self, num_codes: int = 512, code_dim: int = 64, downsample: int = 8, width: int = 64, blocks: int = 2):
@@ -351,9 +343,8 @@ class VQVAE(nn.Module):
         """Encode, quantise and decode `[B, 1, H, W]` slices; H and W must be multiples of f. Changes no state."""
         latents = self.latents(images)
         out = self.quantizer(latents)
-        return VQVAEOutput(
-            self.decoder(out.quantized).float(), out.codes, out.commitment_loss, latents.detach().float()
-        )
+        images = self.decoder(out.quantized).float()
+        return VQVAEOutput(images, out.codes, out.commitment_loss, latents.detach().float())
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
@@ -376,20 +367,18 @@ class VQVAE(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Encoder output before quantisation, `[B, D, h, w]`.
 
-        A patch without any texture is encoded by its grey value alone, so that flat background has the same code wherever it lies
-        and whatever is next to it: those codes cost the prior nothing.
+        A uniform patch is encoded by its grey value alone, so that constant background has the same code wherever it lies and
+        whatever is next to it: those codes cost the prior nothing.
 
         Raises:
             ValueError: when the images are not `[B, 1, H, W]` with H and W multiples of f.
         """
         if images.dim() != 4 or images.shape[1] != 1:
             raise ValueError(f"expected images of shape [B, 1, H, W], got {list(images.shape)}")
-        height, width = images.shape[2:]
-        if height % self.downsample or width % self.downsample:
-            raise ValueError(
-                f"height and width must be multiples of the downsampling {self.downsample}, got {height}x{width}"
-            )
-        grey = F.avg_pool2d(images, self.downsample)
+        height, width, f = *images.shape[2:], self.downsample
+        if height % f or width % f:
+            raise ValueError(f"height and width must be multiples of the downsampling {f}, got {height}x{width}")
+        grey = F.avg_pool2d(images, f)
         return torch.where(self.flat(images), self.flat_latent(grey), self.encoder(images))
 
     def flat(self, images: Tensor) -> Tensor:
@@ -399,9 +388,9 @@ class VQVAE(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Code maps `[B, h, w]` int64 of `[B, 1, H, W]` slices: the same for a slice in any batch and on any device.
 
-        Always in float32, whatever autocast is on: a bf16 encoder flips codes whose two nearest neighbours are close. Even
-        float32 may round differently in batches of other sizes and on other devices, so where a latent lies almost halfway
-        between two codes, about one place in some thousands, it is computed again in float64.
+        Always in float32: a bf16 encoder flips codes whose two nearest neighbours are close. Even float32 rounds differently in
+        other batches and on other devices, so where a latent lies almost halfway between two codes, about one position in some
+        thousands, it is computed again in float64.
         """
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _full_float32():
             images = images.float()
@@ -411,14 +400,11 @@ class VQVAE(nn.Module):
         return codes.clone()  # out of inference mode, so that the caller may train on it
 
     def _settle(self, codes: Tensor, unsure: Tensor, images: Tensor) -> None:
-        """Replace the unsure codes by those of float64 latents, each computed from the pixels that it depends on, or from the
-        whole slice where that is less work.
-
-        On the CPU, since not every device has float64.
-        """
+        """Replace the unsure codes by those of float64 latents, on the CPU, since not every device has float64: each computed
+        from the pixels that it depends on, or from the whole slice where that is less work."""
         exact = copy.deepcopy(self).cpu().double()
         codebook, f = self.quantizer.codebook.cpu().double(), self.downsample
-        reach = -(-self.encoder.reach // f)  # in places
+        reach = -(-self.encoder.reach // f)  # in positions
         for index in unsure.flatten(1).any(1).nonzero()[:, 0].tolist():
             image, places = images[index, None].cpu().double(), unsure[index].nonzero().tolist()
             whole = exact.latents(image) if len(places) * (2 * reach + 1) ** 2 > unsure[index].numel() else None
@@ -430,6 +416,14 @@ class VQVAE(nn.Module):
                     pixels = image[:, :, top * f : (row + reach + 1) * f, left * f : (column + reach + 1) * f]
                     latent = exact.latents(pixels)[0, :, row - top, column - left]
                 codes[index, row, column] = (codebook - latent).square().sum(1).argmin()
+
+    def with_decoder(self, decoder: nn.Module) -> "VQVAE":
+        """The same encoder and codebook with another decoder `[B, D, h, w]` -> `[B, 1, h*f, w*f]`; this one stays as it is."""
+        with torch.device("meta"):  # its own networks are thrown away
+            other = VQVAE(**self.arguments)
+        other.encoder, other.flat_latent, other.quantizer = self.encoder, self.flat_latent, self.quantizer
+        other.decoder, other.training = decoder, self.training
+        return other
 
     def decode(self, codes: Tensor) -> Tensor:
         """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""
@@ -446,34 +440,10 @@ def flat_patches(images: Tensor, side: int) -> Tensor:
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Convolutions and products of CUDA in float32 throughout; its default rounds them to TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
         with torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def window_ssim(images: Tensor, targets: Tensor, window: int = 5, stride: int = 2) -> Tensor:
-    """Mean SSIM over uniform windows: a loss term that costs next to nothing (average pooling, no Gaussian filter).
-
-    For training only: `metrics.py` scores with the standard 11x11 Gaussian window. Both `[B, 1, H, W]`, range 0..1.
-    """
-    window = min(window, *images.shape[2:])
-
-    def local_mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride)
-
-    c1, c2 = 0.01**2, 0.03**2  # Wang et al. 2004, data range 1
-    mu_x, mu_y = local_mean(images), local_mean(targets)
-    var_x = local_mean(images * images) - mu_x * mu_x
-    var_y = local_mean(targets * targets) - mu_y * mu_y
-    cov = local_mean(images * targets) - mu_x * mu_y
-    return ((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))).mean()
-
-
-def reconstruction_loss(images: Tensor, targets: Tensor, ssim_weight: float = 1.0) -> Tensor:
-    """Mean absolute error plus `ssim_weight` times (1 - windowed SSIM); `[B, 1, H, W]` each, scalar out."""
-    images, targets = images.float(), targets.float()
-    return F.l1_loss(images, targets) + ssim_weight * (1 - window_ssim(images, targets))
+        matmul.allow_tf32 = before

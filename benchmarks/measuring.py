@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils import write_json
+from common.files import write_json
 
 
 class Results:

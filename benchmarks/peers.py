@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from monai.networks.nets import VQVAE as MonaiVQVAE
 from torch import Tensor
 
+from common.runtime import autocast
 from dataset import Frame
-from stages import COMMITMENT, vqvae_optimizers
-from utils import autocast
-from vqvae import VQVAE, reconstruction_loss
+from training.reconstruction_loss import reconstruction_loss
+from training.vqvae_stage import COMMITMENT, vqvae_optimizers
+from vqvae import VQVAE
 
 NUM_CODES, CODE_DIM = 512, 64
 
@@ -178,7 +179,7 @@ class Monai(Peer):
 
 
 class Ours(Peer):
-    """One training step as `stages.VQVAEStage` takes it, on the content frame of whole slices."""
+    """One training step as `training.vqvae_stage.VQVAEStage` takes it, on the content frame of whole slices."""
 
     name = "oasis-vqvae"
 

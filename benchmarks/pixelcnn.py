@@ -11,7 +11,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,17 @@ from measuring import Results, medians  # noqa: E402
 from plain_prior import PlainPixelCNN  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from cli import flag, parse_flags, require, run_main  # noqa: E402
-from dataset import Dataset, load_folder, spread_over  # noqa: E402
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
+from common.files import load_model  # noqa: E402
+from common.runtime import Progress, autocast, resolve_precision, seed_everything, versions  # noqa: E402
+from dataset import Dataset, spread_over  # noqa: E402
 from pixelcnn import NUMBER, GatedPixelCNN  # noqa: E402
-from scoring import marginal_bits, mean_bits  # noqa: E402
-from stages import PriorStage  # noqa: E402
-from training import FitSettings, fit, read_metrics  # noqa: E402
-from utils import (  # noqa: E402
-    Progress,
-    autocast,
-    load_model,
-    read_codes,
-    resolve_precision,
-    seed_everything,
-    versions,
-)
+from scoring.bits import marginal_bits, mean_bits  # noqa: E402
+from sources.slice_set import load_slice_set  # noqa: E402
+from training.coded_slices import CodedSlices  # noqa: E402
+from training.loop import FitSettings, fit, read_metrics  # noqa: E402
+from training.prior_stage import PriorStage  # noqa: E402
+from utils import read_codes  # noqa: E402
 from vqvae import VQVAE  # noqa: E402
 
 PARTS = ("sampling", "step", "training", "report")
@@ -127,9 +124,8 @@ def step(settings: Settings, results: Results) -> None:
             ("ours", GatedPixelCNN(NUM_CODES, marginal=STEP_SIZE[1:])),
             ("plain", PlainPixelCNN(NUM_CODES)),
         ):
-            runs[f"{name}, {precision}"] = lambda model=model.train(), precision=precision: _forward_backward(
-                model, codes, position, precision
-            )
+            model.train()
+            runs[f"{name}, {precision}"] = partial(_forward_backward, model, codes, position, precision)
     seconds = medians(runs, settings.repeats)
     results.set("step", seconds)
     print(json.dumps(seconds, indent=2), flush=True)
@@ -147,7 +143,7 @@ def _forward_backward(model: nn.Module, codes: Tensor, position: Tensor, precisi
 
 def train_both(settings: Settings, results: Results) -> None:
     """Bits per code on the validation maps after equal training time."""
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     codes = read_codes(Path(settings.run))
     codebook = load_model(Path(settings.run) / "vqvae.safetensors", VQVAE).quantizer.codebook
     results.set("marginal", marginal_bits(codes["train"], codes["validate"], len(codebook)))
@@ -207,18 +203,17 @@ def _stage(
 ) -> PriorStage:
     """A new prior that will train on some of the training maps."""
     seed_everything(settings.seed, "prior")
-    train, validation = data.splits["train"], data.splits["validate"]
-    return PriorStage(
-        GatedPixelCNN(len(codebook), conditions={"position": NUMBER}, marginal=tuple(codes["train"].shape[1:])),
-        codes["train"][chosen],
-        codes["train_mirrored"][chosen],
-        codes["validate"],
-        {name: values[chosen] for name, values in train.known.items()},
-        validation.known,
-        [train.subjects[i] for i in chosen],
-        codebook,
-        settings.arithmetic,
+    train = data.splits["train"]
+    some = replace(
+        train,
+        images=train.images[chosen],
+        subjects=[train.subjects[i] for i in chosen],
+        positions=train.positions[chosen],
+        numbers=train.numbers[chosen],
     )
+    maps = codes["train"][chosen], codes["train_mirrored"][chosen], codes["validate"]
+    model = GatedPixelCNN(len(codebook), conditions={"position": NUMBER}, marginal=tuple(maps[0].shape[1:]))
+    return PriorStage(model, CodedSlices(some, data.splits["validate"], *maps), codebook, settings.arithmetic)
 
 
 def _bits(model: nn.Module, data: Dataset, codes: dict[str, Tensor]) -> dict[str, float]:

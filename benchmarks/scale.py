@@ -26,8 +26,8 @@ import numpy as np  # noqa: E402
 from measuring import Results  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from cli import flag, parse_flags, require, run_main  # noqa: E402
-from utils import versions  # noqa: E402
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
+from common.runtime import versions  # noqa: E402
 
 STAGES = ("vqvae", "encode", "prior", "sharpen")
 DRAWN = 64  # different slices

@@ -23,12 +23,14 @@ import torch.nn.functional as F  # noqa: E402
 from measuring import Results  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from cli import flag, parse_flags, require, run_main  # noqa: E402
-from dataset import load_folder, spread_over  # noqa: E402
-from memorisation import Slices, audit_copies  # noqa: E402
-from realism import SliceSet, realism  # noqa: E402
-from scoring import decode  # noqa: E402
-from utils import Progress, load_run, read_codes, versions  # noqa: E402
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
+from common.runtime import Progress, versions  # noqa: E402
+from dataset import spread_over  # noqa: E402
+from inference.coding import decode  # noqa: E402
+from scoring.memorisation import Slices, audit_copies  # noqa: E402
+from scoring.realism import SliceSet, realism  # noqa: E402
+from sources.slice_set import load_slice_set  # noqa: E402
+from utils import load_run, read_codes  # noqa: E402
 
 PARTS = ("separation", "copies", "report")
 PATCH = 16  # pixels a side of the patches that are shuffled
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def separation(settings: Settings, results: Results) -> None:
     """Every realism score of real and of spoilt slices: means over the thirds of the held-out subjects."""
-    data, frame = load_folder(settings.data, settings.cache, None, Progress), load_run(settings.run).frame
+    data, frame = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run).frame
     split = data.splits["validate"]
     held_out = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects, split.numbers)
     subjects = sorted(set(split.subjects))
@@ -145,7 +147,7 @@ SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
 def copies(settings: Settings, results: Results) -> None:
     """Which of the samples the audit lists when some are training slices: among slices of one half of the held-out subjects,
     with the other half as what cannot be copies."""
-    data, run = load_folder(settings.data, settings.cache, None, Progress), load_run(settings.run)
+    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
     codes = {name: maps.long() for name, maps in read_codes(Path(settings.run)).items()}
     subjects = np.asarray(data.splits["validate"].subjects)
     first = torch.from_numpy(np.isin(subjects, sorted(set(subjects))[::2]))

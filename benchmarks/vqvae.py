@@ -32,27 +32,21 @@ from measuring import Results, medians  # noqa: E402
 from peers import CODE_DIM, NUM_CODES, Monai, Ours, Peer, Reference  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-import stages  # noqa: E402
-import training  # noqa: E402
 import vqvae  # noqa: E402
-from cli import flag, parse_flags, require, run_main  # noqa: E402
-from dataset import Dataset, Split, find_frame, load_folder  # noqa: E402
-from metrics import CodeUsage, ssim  # noqa: E402
-from scoring import score_split  # noqa: E402
-from stages import VQVAEStage  # noqa: E402
-from training import FitSettings, adamw, fit, read_metrics  # noqa: E402
-from utils import (  # noqa: E402
-    Progress,
-    Run,
-    autocast,
-    load_model,
-    load_run,
-    read_config,
-    resolve_precision,
-    seed_everything,
-    versions,
-)
-from vqvae import FLAT, VQVAE, VectorQuantizer, reconstruction_loss, window_ssim  # noqa: E402
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
+from common.files import load_model  # noqa: E402
+from common.runtime import Progress, autocast, resolve_precision, seed_everything, versions  # noqa: E402
+from dataset import Dataset, Split, find_frame  # noqa: E402
+from scoring.metrics import CodeUsage, ssim  # noqa: E402
+from scoring.slices import score_split  # noqa: E402
+from sources.slice_set import load_slice_set  # noqa: E402
+from training import loop, vqvae_stage  # noqa: E402
+from training import reconstruction_loss as reconstruction  # noqa: E402
+from training.loop import FitSettings, adamw, fit, read_metrics  # noqa: E402
+from training.reconstruction_loss import reconstruction_loss, window_ssim  # noqa: E402
+from training.vqvae_stage import VQVAEStage  # noqa: E402
+from utils import Run, load_run, read_config  # noqa: E402
+from vqvae import FLAT, VQVAE, VectorQuantizer  # noqa: E402
 
 PARTS = ("training", "monai", "rates", "quantizer", "speed", "codes", "choices", "report")
 TARGET_SSIM = 0.9068  # what the student project reports
@@ -120,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train_all(settings: Settings, results: Results) -> None:
     """Train ours briefly and for the whole time, then the peers for the whole time."""
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     add = partial(results.add, f"training_f{settings.downsample}")
     brief = train_ours(settings, data, BRIEF_SLICES, 1)
     add("ours_brief", brief)
@@ -142,7 +136,7 @@ def train_monai(settings: Settings, results: Results) -> None:
 
     Recipes that the results hold already are not tried again.
     """
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     for batch, lr in MONAI_RECIPES:
         if f"batch {batch}, learning rate {lr:g}" in results.values.get(f"monai_f{settings.downsample}", {}):
             continue
@@ -183,7 +177,7 @@ def fit_and_score(stage: VQVAEStage, settings: FitSettings, folder: Path, valida
 
 def train_rates(settings: Settings, results: Results) -> None:
     """Train ours at each downsampling for once, twice and three times as many slices."""
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     for seen in RATE_SLICES:
         epochs = -(-seen // len(data.splits["train"]))
         for downsample in (4, 8, 16):
@@ -328,7 +322,7 @@ def _status(key: str) -> int:
 
 def speeds(settings: Settings, results: Results) -> None:
     """Slices a second for a training step, encoding and decoding, at each downsampling that a contender knows."""
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     images = data.splits["train"].batch(np.arange(BATCH))
     table: dict[str, dict[str, float]] = {}
     for downsample in (4, 8, 16):
@@ -368,7 +362,7 @@ def _decode(peer: Peer, images: Tensor) -> Callable[[], Any]:
 
 def steadiness(settings: Settings, results: Results) -> None:
     """Codes of each run of --runs: under other batch sizes, under a bf16 encoder, and on flat background."""
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     split = data.splits["validate"].evenly(SCORED)
     table = {name: steadiness_of(load_run(name), split) for name in settings.runs.split(",") if name}
     results.set("codes", table)
@@ -413,7 +407,7 @@ def try_choices(settings: Settings, results: Results) -> None:
 
     Choices that the results hold already are not tried again.
     """
-    data = load_folder(settings.data, settings.cache, None, Progress)
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
     for name, undo in CHOICES.items():
         if name in results.values.get("choices", {}):
             continue
@@ -466,17 +460,17 @@ CHOICES: dict[str, Callable[[ExitStack, VQVAEStage, FitSettings], FitSettings | 
     "as it is": lambda *_: None,
     "as it is, slices in another order": _with_another_order,  # how much is chance
     "AdamW instead of Muon": _without_muon,
-    "codes from the first step": _patched(stages, "CONTINUOUS_SHARE", 0.0),
-    "SSIM term at 0.2": _patched(stages, "reconstruction_loss", partial(reconstruction_loss, ssim_weight=0.2)),
+    "codes from the first step": _patched(vqvae_stage, "CONTINUOUS_SHARE", 0.0),
+    "SSIM term at 0.2": _patched(vqvae_stage, "reconstruction_loss", partial(reconstruction_loss, ssim_weight=0.2)),
     "32 slices a step": _with_batch_32,
     "flat patches as any other": _patched(vqvae, "FLAT", -1.0),
     "ReLU instead of leaky ReLU": _with_relu,
-    "no mirroring": _patched(stages, "mirrored", lambda images, chance: images),
-    "SSIM windows of 7": _patched(vqvae, "window_ssim", partial(window_ssim, window=7)),
+    "no mirroring": _patched(vqvae_stage, "mirrored", lambda images, chance: images),
+    "SSIM windows of 7": _patched(reconstruction, "window_ssim", partial(window_ssim, window=7)),
     "average of the weights": _with_average,
     "no revival": _without_revival,
-    "constant learning rate": _patched(training._Fit, "_rate", lambda self, step: 1.0),
-    "no gradient clipping": _patched(training, "GRADIENT_NORM", float("inf")),
+    "constant learning rate": _patched(loop._Fit, "_rate", lambda self, step: 1.0),
+    "no gradient clipping": _patched(loop, "GRADIENT_NORM", float("inf")),
 }
 
 

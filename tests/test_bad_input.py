@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 import evaluate
 import generate
 import train
-from cli import run_main
+from common.cli import run_main
+from training import pipeline
 
 PROGRAMS = {"train": train.main, "generate": generate.main, "evaluate": evaluate.main}
 TINY = ["--epoch", "1", "--epoch_prior", "1", "--k", "8", "--d", "4", "--no_sharpen"]
@@ -32,9 +33,9 @@ def trained(tmp_path_factory):
         draw_slices(root / "data", split, subjects)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(train, "PIPELINE", {name: train.PIPELINE[name] for name in ("vqvae", "encode", "prior")})
+        patch.setattr(pipeline, "PIPELINE", {name: pipeline.PIPELINE[name] for name in ("vqvae", "encode", "prior")})
         for name in ("vqvae_status", "prior_status"):
-            patch.setattr(f"figures.{name}", lambda *_: None)
+            patch.setattr(f"reporting.figures.{name}", lambda *_: None)
         train.main([*TINY, "--data", "data", "--out", "runs/run"])
     return root
 
@@ -45,7 +46,7 @@ def place(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("utils.PRETRAINED", Path("nowhere/pretrained"))
-    monkeypatch.setattr("figures.slice_grid", lambda *_: pytest.fail("a picture was drawn"))
+    monkeypatch.setattr("reporting.figures.slice_grid", lambda *_: pytest.fail("a picture was drawn"))
 
 
 def slices(split: str = "train") -> list[Path]:

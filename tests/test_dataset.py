@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import cohort
-import dataset
-from dataset import DataError, Frame, Split, find_frame, load_cohort, load_folder
+from common.errors import UserError
+from dataset import Frame, Split, find_frame
+from sources import cohort, images
+from sources.cohort import load_cohort
+from sources.slice_set import load_slice_set
 
 
 def frame_of(images: np.ndarray, multiple: int) -> Frame:
@@ -43,14 +45,14 @@ def test_content_outside_the_frame_is_lost_and_stays_lost():
 
 def test_frame_refuses_other_sizes_and_black_slices():
     frame = Frame(0, 0, 8, 8, 16, 16)
-    with pytest.raises(DataError, match="expected images of 16x16"):
+    with pytest.raises(UserError, match="expected images of 16x16"):
         frame.crop(torch.zeros(1, 1, 15, 16))
-    with pytest.raises(DataError, match="entirely black"):
+    with pytest.raises(UserError, match="entirely black"):
         find_frame(np.zeros((2, 16, 16), np.uint8), 8)
 
 
 def test_natural_order_subjects_and_positions(tmp_path):
-    data = load_folder(draw_slices(tmp_path / "d", "train", range(2), slices=12), tmp_path / "cache")
+    data = load_slice_set(draw_slices(tmp_path / "d", "train", range(2), slices=12), tmp_path / "cache")
     train = data.splits["train"]
     assert train.names[:3] == ["case_000_slice_0.nii.png", "case_000_slice_1.nii.png", "case_000_slice_2.nii.png"]
     assert train.subjects == ["000"] * 12 + ["001"] * 12
@@ -62,7 +64,7 @@ def test_natural_order_subjects_and_positions(tmp_path):
 
 
 def test_missing_splits_are_said(tmp_path):
-    data = load_folder(draw_slices(tmp_path / "d", "train", range(2)), tmp_path / "cache")
+    data = load_slice_set(draw_slices(tmp_path / "d", "train", range(2)), tmp_path / "cache")
     assert list(data.splits) == ["train"]
     assert [note.split(" in ")[0] for note in data.notes] == ["no validate split", "no test split"]
     assert data.best_split("test", "validate")[0] == "train"
@@ -70,32 +72,32 @@ def test_missing_splits_are_said(tmp_path):
 
 def test_cache_is_reused_and_a_changed_folder_is_noticed(slices, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    before = np.array(load_folder(slices, cache).splits["train"].images)
+    before = np.array(load_slice_set(slices, cache).splits["train"].images)
     decoded = []
-    original = dataset.decode_image
-    monkeypatch.setattr(dataset, "decode_image", lambda path, size: decoded.append(path.name) or original(path, size))
-    again = load_folder(slices, cache).splits["train"].images
+    original = images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda path, size: decoded.append(path.name) or original(path, size))
+    again = load_slice_set(slices, cache).splits["train"].images
     assert not decoded and isinstance(again, np.memmap) and np.array_equal(before, again)
 
     changed = slices / "keras_png_slices_train" / "case_001_slice_2.nii.png"
     Image.fromarray(np.full((40, 56), 77, np.uint8)).save(changed)
     os.utime(changed, ns=(1, 1))
-    assert (load_folder(slices, cache).splits["train"].images[6] == 77).all()
+    assert (load_slice_set(slices, cache).splits["train"].images[6] == 77).all()
 
     (slices / "keras_png_slices_train" / "case_003_slice_3.nii.png").unlink()
-    assert len(load_folder(slices, cache).splits["train"]) == 15
+    assert len(load_slice_set(slices, cache).splits["train"]) == 15
 
 
 def test_damaged_cache_is_made_anew(slices, tmp_path):
     cache = tmp_path / "cache"
-    before = np.array(load_folder(slices, cache).splits["train"].images)
+    before = np.array(load_slice_set(slices, cache).splits["train"].images)
     for path in cache.glob("*train*.npy"):
         path.write_bytes(path.read_bytes()[:200])
-    assert np.array_equal(load_folder(slices, cache).splits["train"].images, before)
+    assert np.array_equal(load_slice_set(slices, cache).splits["train"].images, before)
 
 
 def test_image_size_resamples(slices, tmp_path):
-    images = load_folder(slices, tmp_path / "cache", image_size=24).splits["train"].images
+    images = load_slice_set(slices, tmp_path / "cache", image_size=24).splits["train"].images
     assert images.shape == (16, 24, 24)
 
 
@@ -104,14 +106,14 @@ def test_other_image_modes_become_gray(slices, tmp_path, mode):
     gray = np.where(np.mgrid[:40, :56][0] < 20, 0, 255).astype(np.uint8)
     image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
     image.save(slices / "keras_png_slices_train" / "case_000_slice_0.nii.png")
-    assert np.array_equal(load_folder(slices, tmp_path / "cache").splits["train"].images[0], gray)
+    assert np.array_equal(load_slice_set(slices, tmp_path / "cache").splits["train"].images[0], gray)
 
 
 def test_a_subject_in_two_splits_is_refused(slices, tmp_path):
     draw = slices / "keras_png_slices_test"
     (draw / "case_006_slice_0.nii.png").rename(draw / "case_001_slice_0.nii.png")
-    with pytest.raises(DataError, match="subject 001 is in both the train and the test split"):
-        load_folder(slices, tmp_path / "cache")
+    with pytest.raises(UserError, match="subject 001 is in both the train and the test split"):
+        load_slice_set(slices, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -130,15 +132,15 @@ def test_a_subject_in_two_splits_is_refused(slices, tmp_path):
 )
 def test_bad_files_are_named(slices, tmp_path, breakage, message):
     breakage(slices / "keras_png_slices_train")
-    with pytest.raises(DataError, match=message):
-        load_folder(slices, tmp_path / "cache")
+    with pytest.raises(UserError, match=message):
+        load_slice_set(slices, tmp_path / "cache")
 
 
 def test_missing_folders_are_named(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        load_folder(tmp_path / "nowhere", tmp_path / "cache")
-    with pytest.raises(DataError, match="no train slices found"):
-        load_folder(tmp_path, tmp_path / "cache")
+    with pytest.raises(UserError, match="no such folder"):
+        load_slice_set(tmp_path / "nowhere", tmp_path / "cache")
+    with pytest.raises(UserError, match="no train slices found"):
+        load_slice_set(tmp_path, tmp_path / "cache")
 
 
 def test_evenly_meets_every_position():

@@ -18,7 +18,8 @@ import torch
 from conftest import draw_slices
 
 import train
-from utils import UNFINISHED
+from common.files import UNFINISHED
+from training import pipeline
 
 KILLS = int(os.environ.get("OASIS_VQVAE_KILLS", "4"))
 FLAGS = ["--epoch", "4", "--epoch_prior", "4", "--epoch_sharpen", "2", "--batch", "4", "--batch_prior", "4", "--k", "8"]
@@ -33,9 +34,9 @@ def train_quietly(arguments: list[str], quiet: str) -> None:
     """`train.py` without pictures and samples, in a process of its own; it prints into a file."""
     sys.stdout = sys.stderr = open(quiet, "a")  # noqa: SIM115
     torch.set_num_threads(1)
-    train.PIPELINE = {name: train.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}
+    pipeline.PIPELINE = {name: pipeline.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}
     for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-        setattr(train.figures, name, lambda *_: None)
+        setattr(pipeline.figures, name, lambda *_: None)
     train.main(arguments)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset import find_frame, load_folder
+from dataset import find_frame
+from sources.slice_set import load_slice_set
 
 ROOT = os.environ.get("OASIS_SLICES")
 pytestmark = pytest.mark.skipif(
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load_folder(ROOT, tmp_path_factory.mktemp("cache"))
+    return load_slice_set(ROOT, tmp_path_factory.mktemp("cache"))
 
 
 def test_slices_and_subjects(data):

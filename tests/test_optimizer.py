@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from optimizer import Muon, orthogonalised
+from training.optimizer import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8), (1, 9)])

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 import evaluate
 import generate
 import train
-import training
-from cli import run_main
-from evaluation import Effort
-from training import read_metrics
-from utils import UserError, held, load_run
+from common.cli import run_main
+from common.errors import UserError
+from scoring.evaluation import Effort
+from training import loop, pipeline
+from training.loop import read_metrics
+from utils import held, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
 SMALL += ["--epoch_sharpen", "2", "--batch_sharpen", "5"]
@@ -64,7 +65,7 @@ PICTURES = {
     "scores_by_slice.png",
     "worst_reconstructions.png",
     "codebook.png",
-    "bits_by_place.png",
+    "bits_by_position.png",
     "closest_training_slices.png",
     "nearest_training_slices.png",
 }
@@ -79,16 +80,16 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def few_pictures(monkeypatch):
     """Small grids and few samples."""
-    monkeypatch.setattr(train, "SHOWN", 4)
-    monkeypatch.setattr(train, "QUICK", Effort(8, 1, 8))
+    monkeypatch.setattr(pipeline, "SHOWN", 4)
+    monkeypatch.setattr(pipeline, "QUICK", Effort(8, 1, 8))
 
 
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Leave out sampling, scoring and pictures, which take most of the time of a small run."""
-    monkeypatch.setattr(train, "PIPELINE", {name: train.PIPELINE[name] for name in STAGES})
+    monkeypatch.setattr(pipeline, "PIPELINE", {name: pipeline.PIPELINE[name] for name in STAGES})
     for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-        monkeypatch.setattr(f"figures.{name}", lambda *_: None)
+        monkeypatch.setattr(f"reporting.figures.{name}", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +276,7 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, withou
 def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, without_pictures):
     """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
     train.main([*SMALL, "--data", str(slices), "--out", "whole"])
-    taken, step = [], training._Fit._step
+    taken, step = [], loop._Fit._step
 
     def counted(self, batch):
         taken.append(1)
@@ -283,7 +284,7 @@ def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, ca
             signal.raise_signal(signal.SIGTERM)
         return step(self, batch)
 
-    monkeypatch.setattr(training._Fit, "_step", counted)
+    monkeypatch.setattr(loop._Fit, "_step", counted)
     with pytest.raises(SystemExit) as stop:
         train.main([*SMALL, "--data", str(slices), "--out", "parts"])
     assert stop.value.code == 143 and "--resume --out parts" in capsys.readouterr().out
@@ -323,7 +324,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved(slices, capsys, without_p
     with no_file_above(5000):
         assert ".cache: cannot write the slice cache there" in refusal(flags, capsys)
     assert not Path("run").exists()
-    whole, step, taken = [*SMALL, "--epoch", "2", "--data", str(slices), "--out", "whole"], training._Fit._step, []
+    whole, step, taken = [*SMALL, "--epoch", "2", "--data", str(slices), "--out", "whole"], loop._Fit._step, []
     train.main(whole)
 
     def stopped(self, batch):
@@ -333,7 +334,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved(slices, capsys, without_p
         return step(self, batch)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(training._Fit, "_step", stopped)
+        patch.setattr(loop._Fit, "_step", stopped)
         train.main(flags)
     before = {path: path.read_bytes() for path in Path("run").glob("*.pt")}
     capsys.readouterr()
@@ -355,14 +356,14 @@ def refusal_of_pictures(capsys) -> str:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e6])
 def test_a_loss_that_explodes_stops_and_keeps_what_was_good(slices, loss, monkeypatch, capsys, without_pictures):
-    backward, calls = training._Fit._backward, []
+    backward, calls = loop._Fit._backward, []
 
     def exploding(self, batch, chance, whole):
         calls.append(1)
         totals = backward(self, batch, chance, whole)
         return totals | {"loss": loss * whole} if len(calls) == 5 else totals
 
-    monkeypatch.setattr(training._Fit, "_backward", exploding)
+    monkeypatch.setattr(loop._Fit, "_backward", exploding)
     said = refusal([*SMALL, "--epoch", "3", "--data", str(slices), "--out", "run"], capsys)
     for words in ("the vqvae loss is", "at epoch 2, step 2", "run/checkpoint.pt", "lower learning rate than"):
         assert words in said, said
@@ -382,7 +383,7 @@ def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch,
             for name in ("ssim", "codes_used", "perplexity")
         }
 
-    monkeypatch.setattr("stages.VQVAEStage.validate", validate)
+    monkeypatch.setattr("training.vqvae_stage.VQVAEStage.validate", validate)
     train.main([*SMALL, "--epoch", "5", "--patience", "2", "--stage", "vqvae", "--data", str(slices), "--out", "run"])
     assert len(seen) == 4
     kept = load_file("run/vqvae.safetensors")
@@ -456,7 +457,7 @@ def test_a_run_in_use_is_left_alone(trained):
 def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, without_pictures):
     run, data, _ = trained
     draw_slices(tmp_path / "other", "train", range(20, 24), size=(48, 56))
-    monkeypatch.setattr("training._Fit._rate", lambda self, step: 1e-6)  # hardly moves
+    monkeypatch.setattr("training.loop._Fit._rate", lambda self, step: 1e-6)  # hardly moves
     monkeypatch.setattr("vqvae.VectorQuantizer.update", lambda *_: None)
     for name, folder in (("same", data), ("other", tmp_path / "other")):
         train.main([*SMALL, "--epoch", "1", "--data", str(folder), "--init", str(run), "--out", name])
@@ -487,7 +488,7 @@ def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypa
 
 
 def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypatch, capsys, without_pictures):
-    finish = training._Fit._finish_epoch
+    finish = loop._Fit._finish_epoch
 
     def stop_after_the_first(self):
         finish(self)
@@ -495,7 +496,7 @@ def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(training._Fit, "_finish_epoch", stop_after_the_first)
+        patched.setattr(loop._Fit, "_finish_epoch", stop_after_the_first)
         train.main([*SMALL, "--data", str(slices), "--out", "run"])
     with pytest.raises(UserError, match="--epoch is 3, but that stage of run has ended after 2 epochs"):
         train.main(["--resume", "--epoch", "3", "--out", "run"])
@@ -523,7 +524,7 @@ def test_the_sharper_decoder_can_be_left_out_and_trained_later(slices, capsys, f
     scores = json.loads(Path("run/scores.json").read_text())["validate"]
     assert scores["decoders"]["faithful"]["ssim"] == scores["ssim"] and scores["decoder"] == "sharp"
     assert scores["decoders"]["sharp"].keys() == scores["decoders"]["faithful"].keys()
-    assert "| reconstructions | faithful decoder | sharp decoder |" in Path("run/report.md").read_text()
+    assert "| reconstructions | reconstruction decoder | sharp decoder |" in Path("run/report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import sampler
-from metrics import CodeUsage, bits_per_code
-from pixelcnn import NUMBER, GatedPixelCNN, PositionalMarginal, positional_marginal
-from sampler import Draw, Schedule, as_noise, uniform_noise
+from models.marginal import PositionalMarginal, positional_marginal
+from models.sampler import Draw, as_noise, uniform_noise
+from pixelcnn import NUMBER, GatedPixelCNN
+from scoring.metrics import CodeUsage, code_lengths
 
 POSITION = {"position": NUMBER}
 SIZES = [(11, 7), (1, 6), (5, 1), (1, 1), (4, 9)]
@@ -105,18 +105,11 @@ def naive_sample(model, batch, height, width, draw, seed, position=None, codes=N
     return drawn
 
 
-ORDERS = {
-    "by rows": lambda batch, height, width, *_: Schedule.by_rows(height, width),
-    "wavefront": lambda batch, *size: Schedule.wavefront(*size),
-}
-
-
 @pytest.mark.parametrize(
     "layers, height, width, conditioned",
-    [(layers, *size, conditioned) for layers in (1, 2, 4) for size in SIZES for conditioned in (False, True)]
-    + [(4, 4, 23, True)],  # wide enough for several rows of a wavefront at a time
+    [(layers, *size, conditioned) for layers in (1, 2, 4) for size in SIZES for conditioned in (False, True)],
 )
-def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned, monkeypatch):
+def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned):
     table = {"marginal": (height, width)} if conditioned else {}
     model = small(layers=layers, conditions=POSITION if conditioned else {}, location=conditioned, **table)
     position = torch.tensor([0.0, 0.4, math.nan]).double() if conditioned else None
@@ -131,13 +124,9 @@ def test_cached_sampler_equals_the_naive_loop(layers, height, width, conditioned
         ({"temperature": 1.5, "top_k": 4, "top_p": 0.9}, {}),
     ):
         expected = naive_sample(model, 3, height, width, Draw(**draw), 3, position, **completion)
-        for order, block, few in (("by rows", 0, 32), ("by rows", 0, 0), ("wavefront", 6, 32), ("wavefront", 3, 0)):
-            monkeypatch.setattr(sampler, "WAVEFRONT_BLOCK", block)
-            monkeypatch.setattr(sampler, "FEW_ROWS", few)  # multiplied by NumPy, or none
-            monkeypatch.setattr(Schedule, "fastest", ORDERS[order])
-            generator = torch.Generator().manual_seed(3)
-            sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
-            assert torch.equal(sampled, expected), (draw, completion, order, block, few)
+        generator = torch.Generator().manual_seed(3)
+        sampled = model.sample(3, height, width, position, generator=generator, **draw, **completion)
+        assert torch.equal(sampled, expected), (draw, completion)
 
 
 def test_every_condition_takes_the_same_road():
@@ -192,9 +181,7 @@ def test_captured_sampler_equals_the_naive_loop_on_cuda():
         assert torch.equal(sampled, plain), options
 
 
-@pytest.mark.parametrize("few", [0, 32])
-def test_sampled_map_scores_the_same_logits_when_recomputed(few, monkeypatch):
-    monkeypatch.setattr(sampler, "FEW_ROWS", few)
+def test_sampled_map_scores_the_same_logits_when_recomputed(monkeypatch):
     model = small(num_codes=20, channels=16, layers=6).float()
     seen, original = [], Draw.__call__
     monkeypatch.setattr(
@@ -255,7 +242,7 @@ def test_start_from_marginal_scores_as_the_marginal():
         model = GatedPixelCNN(num_codes=6, channels=4, layers=2, marginal=table).eval()
         torch.nn.init.zeros_(model.head[-1].weight)
         model.start_from_marginal(marginal)
-        assert bits_per_code(model(codes), codes).mean().item() == pytest.approx(expected, abs=1e-2)
+        assert code_lengths(model(codes), codes).mean().item() == pytest.approx(expected, abs=1e-2)
     wider = model(torch.zeros(1, 8, 10, dtype=torch.int64))
     assert wider.shape == (1, 6, 8, 10) and not torch.equal(wider[0, :, 0, 0], wider[0, :, 7, 9])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_slices
 
-from training import read_metrics
+from training.loop import read_metrics
 
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -40,8 +40,10 @@ FLAGS += [
 TRAINING_ALONE = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-import figures, train
-train.PIPELINE = {{name: train.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}}
+import train
+from reporting import figures
+from training import pipeline
+pipeline.PIPELINE = {{name: pipeline.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}}
 for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
     setattr(figures, name, lambda *_: None)
 train.main()

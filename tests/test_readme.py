@@ -11,7 +11,7 @@ from conftest import draw_slices
 import evaluate
 import generate
 import train
-from evaluation import Effort
+from scoring.evaluation import Effort
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}
@@ -50,10 +50,10 @@ def test_pictures_of_the_readme_exist_and_are_small():
 def test_every_command_and_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    monkeypatch.setattr("train.SHOWN", 4)
-    monkeypatch.setattr("train.QUICK", Effort(8, 1, 8))
-    monkeypatch.setattr("cohort.SUBJECTS", {"train": 2, "validate": 1, "test": 1})
-    monkeypatch.setattr("cohort.IMAGE_SIZE", 32)
+    monkeypatch.setattr("training.pipeline.SHOWN", 4)
+    monkeypatch.setattr("training.pipeline.QUICK", Effort(8, 1, 8))
+    monkeypatch.setattr("sources.cohort.SUBJECTS", {"train": 2, "validate": 1, "test": 1})
+    monkeypatch.setattr("sources.cohort.IMAGE_SIZE", 32)
     data = tmp_path / "data" / "keras_png_slices_data"
     for split, subjects in (("train", range(2)), ("validate", range(402, 403)), ("test", range(3, 4))):
         draw_slices(data, split, subjects, slices=17, size=(16, 24))

@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from memorisation import CodeSearch, ImageSearch, Slices, audit_copies
-from metrics import bootstrap_interval, mae, radial_power
-from realism import (
+from scoring.memorisation import CodeSearch, ImageSearch, Slices, audit_copies
+from scoring.metrics import bootstrap_interval, mae, radial_power
+from scoring.realism import (
     Mirror,
     SliceSet,
     asymmetry,
     find_mirror,
     halves,
+    intensity_distance,
     laplacian_pyramid,
     matched,
     realism,
-    wasserstein,
 )
 
 NUMBERS = 4
@@ -104,10 +104,10 @@ def test_halves_keep_subjects_whole_and_matched_sets_have_the_same_positions(rea
     assert np.array_equal(np.sort(one.numbers), np.sort(other.numbers))
 
 
-def test_wasserstein_of_shifted_numbers_is_the_shift():
-    numbers = torch.rand(500)
-    assert wasserstein(numbers, numbers + 0.25) == pytest.approx(0.25, abs=1e-5)
-    assert wasserstein(numbers, numbers[torch.randperm(500)]) == pytest.approx(0, abs=1e-6)
+def test_intensities_that_are_shifted_are_apart_by_the_shift():
+    images = 0.2 + 0.5 * torch.rand(4, 30, 40)
+    assert intensity_distance(images, images + 0.25) == pytest.approx(0.25 * 255, rel=1e-3)
+    assert intensity_distance(images, images.flip(0)) == 0
 
 
 def test_pyramid_separates_scales():

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from common.files import load_model, save_model
 from dataset import Split, find_frame
-from sharpening import CodeScore, SharpDecoder, SpectrumScore, TextureScore
-from stages import CODE_WEIGHT, SPECTRUM_WEIGHT, SharpenStage, sharpness_scores
-from training import FitSettings, fit
-from utils import decoder_to_use, load_model, save_model, with_sharp_decoder
+from models.sharp_decoder import SharpDecoder
+from training.coded_slices import CodedSlices
+from training.loop import FitSettings, fit
+from training.sharpen_stage import CODE_WEIGHT, SPECTRUM_WEIGHT, SharpenStage, sharpness_scores
+from training.texture_losses import CodeScore, SpectrumScore, TextureScore
+from utils import decoder_to_use, with_sharp_decoder
 from vqvae import VQVAE
 
 
@@ -64,7 +67,7 @@ def texture(spread: torch.Tensor, sideways: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_texture_score_pulls_draws_to_the_strength_and_the_spectrum_of_slices(monkeypatch):
-    monkeypatch.setattr("sharpening.SPREAD_WEIGHT", 1.0)
+    monkeypatch.setattr("training.texture_losses.SPREAD_WEIGHT", 1.0)
     torch.manual_seed(0)
     right = torch.tensor([0.1, 0.3])
     codes = torch.zeros(16, 6, 6, dtype=torch.int64)
@@ -149,7 +152,7 @@ def test_training_it_leaves_the_vqvae_alone_and_resumes(vqvae, tmp_path):
     def stage() -> SharpenStage:
         torch.manual_seed(3)
         codes = torch.randint(16, (12, 4, 5))
-        return SharpenStage(vqvae, split, split, codes, codes.flip(1), frame, "float32")
+        return SharpenStage(vqvae, CodedSlices(split, split, codes, codes.flip(1), codes), frame, "float32")
 
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     for folder in (whole, halved):

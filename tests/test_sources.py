@@ -13,11 +13,14 @@ from PIL import Image
 import evaluate
 import generate
 import train
-from conditions import Condition, join, parse_where, read_table
-from dataset import DataError
-from evaluation import Effort, groups
-from sources import DataOptions, assign_splits, common_size, find_scans, load, recognised, split_table
-from volumes import Space, VolumeOptions, nifti_of, output_space, read_slices
+from common.errors import UserError
+from scoring.evaluation import Effort, groups
+from sources import DataOptions, load
+from sources.conditions import Condition, join, parse_where, read_table
+from sources.decoding import common_size
+from sources.scans import find_scans, recognised
+from sources.splits import assign_splits, split_table
+from sources.volumes import Space, VolumeOptions, nifti_of, output_space, read_slices
 
 OPTIONS = VolumeOptions(slices=4, slice_range=(0.0, 1.0))
 SIZE = (9, 11)
@@ -170,7 +173,7 @@ def test_planes_are_spread_over_the_part_that_holds_brain(tmp_path):
     planes = read_slices(path, VolumeOptions(slices=5), SIZE)[1]
     assert planes[0] >= 10 and planes[-1] < 30 and np.ptp(np.diff(planes)) <= 1
     assert read_slices(path, VolumeOptions(slices=5, slice_range=(0.5, 0.75)), SIZE)[1] == [20, 22, 24, 27, 29]
-    with pytest.raises(DataError, match="fewer than the 32 slices wanted; lower --slices"):
+    with pytest.raises(UserError, match="fewer than the 32 slices wanted; lower --slices"):
         read_slices(path, VolumeOptions(slices=32), SIZE)
 
 
@@ -249,7 +252,7 @@ def test_a_bad_volume_is_named_or_left_out_and_the_rest_is_unharmed(tmp_path, sp
     root = volumes(tmp_path / "data")
     whole = load(DataOptions(str(root), **SMALL), tmp_path / "cache")
     spoil(root / "person03.nii.gz")
-    with pytest.raises(DataError, match="person03.nii.gz"):
+    with pytest.raises(UserError, match="person03.nii.gz"):
         load(DataOptions(str(root), **SMALL), tmp_path / "cache")
     for _ in range(2):  # the second time from the cache
         rest = load(DataOptions(str(root), skip_bad=True, **SMALL), tmp_path / "cache")
@@ -262,7 +265,7 @@ def test_a_bad_volume_is_named_or_left_out_and_the_rest_is_unharmed(tmp_path, sp
 
 def test_no_readable_volume_at_all_is_said(tmp_path):
     wrong_header(save(tmp_path / "data" / "a.nii", brain()))
-    with pytest.raises(DataError, match="none of its 1 volumes can be read"):
+    with pytest.raises(UserError, match="none of its 1 volumes can be read"):
         load(DataOptions(str(tmp_path / "data"), skip_bad=True, **SMALL), tmp_path / "cache")
 
 
@@ -272,7 +275,7 @@ def test_volumes_are_read_once_and_splits_keep_subjects_whole(tmp_path, monkeypa
     data = load(options, tmp_path / "cache")
     assert data.kind == "volumes" and data.slices_per_subject == 4
     assert {len(split) % 4 for split in data.splits.values()} == {0}
-    monkeypatch.setattr("sources.read_slices", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr("sources.decoding.read_slices", lambda *_: pytest.fail("it was read again"))
     again = load(options, tmp_path / "cache")
     for name, split in data.splits.items():
         assert isinstance(again.splits[name].images, np.memmap)
@@ -308,10 +311,10 @@ def test_formats_and_subjects_are_recognised(tmp_path):
         scans = find_scans(root, kind)
         assert [scan.subject for scan in scans] == subjects and len({scan.name for scan in scans}) == len(scans)
     assert len(find_scans(bids, "volumes")) == 4, "forced to, it takes every volume"
-    with pytest.raises(DataError, match="--format oasis1 finds nothing there"):
+    with pytest.raises(UserError, match="--format oasis1 finds nothing there"):
         find_scans(tree, "oasis1")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match="expected the OASIS PNG slice set.*BIDS"):
+    with pytest.raises(UserError, match="expected the OASIS PNG slice set.*BIDS"):
         recognised(tmp_path / "nothing")
 
 
@@ -341,7 +344,7 @@ def test_folders_of_images_are_subjects_or_names_are(tmp_path):
     plain = load(DataOptions(str(tmp_path / "plain"), split="50,50,0"), tmp_path / "cache")
     assert plain.slices_per_subject is None and plain.splits["train"].positions is None
     (tmp_path / "plain" / "photoa.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="photoa.png: not a readable image"):
+    with pytest.raises(UserError, match="photoa.png: not a readable image"):
         load(DataOptions(str(tmp_path / "plain"), split="50,50,0"), tmp_path / "cache")
     rest = load(DataOptions(str(tmp_path / "plain"), split="50,50,0", skip_bad=True), tmp_path / "cache")
     assert sum(map(len, rest.splits.values())) == 5
@@ -364,10 +367,10 @@ def test_a_subjects_split_hangs_on_its_name_alone_and_can_be_given(tmp_path):
     )
     assert {n: s.subjects for n, s in given.splits.items()} == {n: s.subjects for n, s in data.splits.items()}
     for text in ("85,10", "85,10,6", "a,b,c", "-1,96,5", "0,50,50"):
-        with pytest.raises(DataError, match="--split is"):
+        with pytest.raises(UserError, match="--split is"):
             DataOptions(split=text).check()
     (tmp_path / "wrong.csv").write_text("subject,split\ns1,training\n")
-    with pytest.raises(DataError, match="subject s1 has the split training; expected train, validate, test"):
+    with pytest.raises(UserError, match="subject s1 has the split training; expected train, validate, test"):
         assign_splits(subjects, "85,10,5", str(tmp_path / "wrong.csv"))
 
 
@@ -394,9 +397,9 @@ def test_tables_are_joined_by_subject_and_kinds_are_inferred(tmp_path):
             parse_where(text, found)
     again = Condition.from_json(json.loads(json.dumps(found["Age"].as_json())))
     assert again == found["Age"] and Condition.from_json(found["cdr"].as_json()) == found["cdr"]
-    with pytest.raises(DataError, match="no column weight; it has id, m/f, age, cdr"):
+    with pytest.raises(UserError, match="no column weight; it has id, m/f, age, cdr"):
         read_table(tmp_path / "oasis.csv", ["weight"])
-    with pytest.raises(DataError, match="none of its subjects"):
+    with pytest.raises(UserError, match="none of its subjects"):
         join(table, ["cdr"], ["nobody"], ["nobody"])
     known = join(table, ["cdr"], subjects, scans, {"cdr": Condition(("0", "1"))})[1]["cdr"]
     assert known[:1].tolist() == [0] and np.isnan(known[1]) and known[2] == 1
@@ -412,7 +415,7 @@ def test_groups_are_classes_or_thirds_and_the_unknown():
     ages = np.array([*np.linspace(0, 1, 9), np.nan])
     thirds = dict(groups(Condition((), 20, 80), ages))
     assert [int(inside.sum()) for inside in thirds.values()] == [3, 3, 3, 1]
-    assert list(thirds)[0].startswith("20 to") and list(thirds)[2].endswith("to 80")
+    assert next(iter(thirds)).startswith("20 to") and list(thirds)[2].endswith("to 80")
 
 
 # --------------------------------------------------------------------------- end to end
@@ -422,8 +425,8 @@ def test_groups_are_classes_or_thirds_and_the_unknown():
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    monkeypatch.setattr(train, "SHOWN", 4)
-    monkeypatch.setattr(train, "QUICK", Effort(8, 1, 8))
+    monkeypatch.setattr("training.pipeline.SHOWN", 4)
+    monkeypatch.setattr("training.pipeline.QUICK", Effort(8, 1, 8))
     return tmp_path
 
 
@@ -454,7 +457,7 @@ def test_volumes_and_a_table_train_and_come_out_as_nifti(here, capsys):
     flags = ["--run", "run", "--slice", "all", "--n", "2", "--nifti", "--seed", "3"]
     generate.main([*flags, "--where", "age=30,sex=F", "--out", "old"])
     generate.main([*flags, "--where", "age=59,sex=M", "--out", "young"])
-    first, other = (nib.load(here / out / "volumes/sample_0000.nii.gz") for out in ("old", "young"))
+    first, _ = (nib.load(here / out / "volumes/sample_0000.nii.gz") for out in ("old", "young"))
     assert first.shape == (24, 28, 4) and np.allclose(np.abs(np.diag(first.affine))[:2], 2)
     generate.main(["--run", "run", "--slice", "1", "--n", "2", "--nifti", "--out", "single"])
     assert nib.load(here / "single/volumes/sample_0001_slice_1.nii.gz").shape == (24, 28, 1)

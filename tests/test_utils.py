@@ -8,21 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pixelcnn import GatedPixelCNN
-from utils import (
-    Progress,
-    UserError,
-    derive_seed,
+from common.errors import UserError
+from common.files import (
     load_checkpoint,
     load_model,
-    newest_run,
     previous_checkpoint,
     replacing,
-    resolve_precision,
     save_checkpoint,
     save_model,
     write_text,
 )
+from common.runtime import Progress, derive_seed, resolve_precision
+from pixelcnn import GatedPixelCNN
+from utils import newest_run
 from vqvae import VQVAE
 
 
@@ -42,10 +40,9 @@ def test_progress_is_quiet_when_asked(capsys):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError):
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 

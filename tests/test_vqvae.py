@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import vqvae
-from vqvae import VQVAE, VectorQuantizer, reconstruction_loss, window_ssim
+from training.reconstruction_loss import reconstruction_loss, window_ssim
+from vqvae import VQVAE, VectorQuantizer
 
 
 def small(**changes) -> VQVAE:

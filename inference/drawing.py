@@ -1,0 +1,137 @@
+"""New slices from a trained run: which slice positions to draw, the code maps, the decoded slices."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.runtime import Progress
+from dataset import Frame, spread_over
+from inference.coding import decode
+from models.sampler import Draw
+from pixelcnn import Known
+from utils import Run
+
+BATCH = 64  # maps drawn at a time
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn slices: `codes` `[N, h, w]` int64, `images` `[N, H, W]` float in 0..1, `numbers` `[N]` slice numbers or None."""
+
+    codes: Tensor
+    images: Tensor
+    numbers: np.ndarray | None
+
+    @property
+    def labels(self) -> list[str]:
+        """A short name each."""
+        return [""] * len(self) if self.numbers is None else [f"slice {number}" for number in self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def first(self, count: int) -> "Samples":
+        numbers = None if self.numbers is None else self.numbers[:count]
+        return Samples(self.codes[:count], self.images[:count], numbers)
+
+
+def spread_numbers(count: int, slices: int) -> np.ndarray:
+    """`count` slice numbers of a volume of `slices`: all of them, lowest first, again and again; spread evenly if fewer."""
+    return np.arange(count) % slices if count >= slices else spread_over(slices, count)
+
+
+def draw_samples(
+    run: Run,
+    numbers: np.ndarray | None,
+    count: int,
+    draw: Draw = Draw(),
+    seed: int = 0,
+    title: str = "sampling",
+    codes: Tensor | None = None,
+    keep: Tensor | None = None,
+    where: Mapping[str, float] | None = None,
+) -> Samples:
+    """Draw code maps from the prior and decode them.
+
+    Args:
+        run: with a prior.
+        numbers: `[count]` slice numbers, or None for slices of unknown position.
+        count: slices to draw.
+        draw: temperature, top-k and top-p.
+        seed: the same seed draws the same slices.
+        title: of the progress bar.
+        codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
+        where: conditions of all slices, as the prior takes them (`sources.conditions.parse_where`); those not given are unknown.
+
+    Raises:
+        UserError: when the run has no prior or knows no slice positions.
+    """
+    if run.prior is None:
+        raise UserError(
+            "this run has no prior to sample from (prior.safetensors is missing); "
+            "train it with: python train.py --resume --out RUN"
+        )
+    slices = run.slices_per_subject
+    if numbers is not None and slices is None:
+        raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
+    position = None if numbers is None else torch.from_numpy(numbers / max(slices - 1, 1)).float()
+    height, width = run.map_size
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    with Progress(height * -(-count // BATCH), title, "row") as progress:
+        for start in range(0, count, BATCH):
+            size = min(BATCH, count - start)
+            conditions = {name: torch.full((size,), value) for name, value in (where or {}).items()}
+            here = None if position is None else position[start : start + BATCH]
+            known = Known(here, conditions, codes, keep)
+            part = run.prior.draw_maps((size, height, width), draw, known, generator, progress.update)
+            parts.append(part.cpu())
+    drawn = torch.cat(parts)
+    return Samples(drawn, decode(run.vqvae, drawn, run.frame)[:, 0], numbers)
+
+
+def region_of(text: str, frame: Frame) -> tuple[slice, slice]:
+    """The rows and columns, in pixels of a whole slice, that `--region` names.
+
+    Args:
+        text: top, bottom, left or right (that half of the content frame), or r0:r1,c0:c1.
+
+    Raises:
+        UserError: when the text is none of these or the region lies outside the slice.
+    """
+    top, left, bottom, right = frame.top, frame.left, frame.top + frame.height, frame.left + frame.width
+    middle_row, middle_column = (top + bottom) // 2, (left + right) // 2
+    halves = {
+        "top": (top, middle_row, left, right),
+        "bottom": (middle_row, bottom, left, right),
+        "left": (top, bottom, left, middle_column),
+        "right": (top, bottom, middle_column, right),
+    }
+    given = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
+    if text not in halves and given is None:
+        raise UserError(f"--region is {text}; expected top, bottom, left, right or rows and columns as r0:r1,c0:c1")
+    r0, r1, c0, c1 = halves.get(text) or (int(number) for number in given.groups())
+    if not (r0 < r1 <= frame.image_height and c0 < c1 <= frame.image_width):
+        raise UserError(
+            f"--region {text} is empty or leaves the slice; slices have {frame.image_height}x{frame.image_width} pixels"
+        )
+    return slice(r0, r1), slice(c0, c1)
+
+
+def kept_positions(region: tuple[slice, slice], run: Run) -> Tensor:
+    """Where on the code map codes are kept, `[h, w]` bool: those whose pixels all lie outside the region.
+
+    Raises:
+        UserError: when nothing is left to draw.
+    """
+    redrawn = torch.zeros(run.frame.image_height, run.frame.image_width)
+    redrawn[region] = 1
+    keep = torch.nn.functional.max_pool2d(run.frame.crop(redrawn)[None, None], run.vqvae.downsample)[0, 0] == 0
+    if keep.all():
+        raise UserError("--region lies outside the part of a slice that has content; nothing is to be drawn there")
+    return keep

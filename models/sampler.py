@@ -1,0 +1,351 @@
+"""Drawing code maps from a gated PixelCNN at about the cost of one forward pass.
+
+`GatedPixelCNN.sample` uses it. Maps are drawn row by row: the vertical stack for a whole row at once, then the horizontal stack
+code by code, for a whole batch. Nothing is computed twice:
+
+- The vertical stack's features of the row above are kept, and so is what each horizontal layer made of the code to the left.
+- Codes are embedded and convolved by looking up tables of (code, offset in the kernel), summed.
+- What reaches a gate of the horizontal stack from the vertical one, from conditions and from the column before is computed for
+  the whole row or for all layers at once.
+- A gate needs one sigmoid: tanh(x) = 2 sigmoid(2x) - 1, with the twos moved into the weights.
+
+On CUDA a row is captured as a graph and replayed, since it is some thousands of small kernels.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BELOW_ONE = 1 - 2**-22
+FEW_MAPS = 16  # at most that one thread draws: waking another for a small product costs more than the product
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a code is drawn from `[B, K]` logits: by inverting the cumulative distribution at uniform noise `[B]`.
+
+    One number decides one code, so the same noise gives the same map however the logits were computed. The noise is in the
+    logits' precision and below 1 (`as_noise`).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be a finite number above 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """`[B, K]` logits and noise `[B, 1]` -> codes `[B, 1]` int64."""
+        cumulative = self.probabilities(logits).cumsum(1)
+        return torch.searchsorted(
+            cumulative, uniform * cumulative[:, -1:], right=True
+        )  # the first code past the threshold
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The distribution `[B, K]` drawn from: after temperature, top-k and top-p."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[1]:
+            least = logits.topk(self.top_k, dim=1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        probabilities = logits.softmax(1)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+            surplus = ordered.cumsum(1) - ordered >= self.top_p  # what comes before already reaches p
+            probabilities = probabilities.masked_fill(torch.zeros_like(surplus).scatter(1, order, surplus), 0)
+        return probabilities
+
+
+def as_noise(uniform: Tensor, dtype: torch.dtype) -> Tensor:
+    """Noise in 0..1 in the precision of logits, kept far enough below 1 that rounding cannot push it past the last code."""
+    return uniform.to(dtype).clamp(max=BELOW_ONE)
+
+
+def uniform_noise(batch: int, height: int, width: int, generator: torch.Generator | None) -> Tensor:
+    """The noise that decides a sample, `[batch, height, width]` float64 in 0..1, drawn on the CPU for any device."""
+    return torch.rand(batch, height, width, generator=generator, dtype=torch.float64)
+
+
+class CachedSampler:
+    """Draws code maps.
+
+    Every buffer keeps its place in memory from row to row, so that a row may be captured as a CUDA graph.
+
+    Args:
+        prior: a `GatedPixelCNN` in eval mode.
+        conditions: gate biases `[B, 4C]` of each layer, or None each.
+        location: `[B or 1, C, h, w]`, what is added to the features of the first layer at each position.
+        draw: from logits and noise to a code.
+        noise: `[B, h, w]` in 0..1, decides what is drawn.
+        known: codes and where they stand, `[B, h, w]` int64 and bool, or None.
+        log_marginal: `[B or 1, K, h, w]`, what is added to the logits at each position, or None.
+    """
+
+    def __init__(
+        self,
+        prior: nn.Module,
+        conditions: list[Tensor | None],
+        location: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        known: tuple[Tensor, Tensor] | None = None,
+        log_marginal: Tensor | None = None,
+    ):
+        self.draw, self.device = draw, location.device
+        self.batch, self.height, self.width = noise.shape
+        self.weights = weights = SamplerWeights(prior, conditions, location)
+        layers, c, past = weights.layers, weights.channels, weights.past
+        new = partial(torch.zeros, dtype=location.dtype, device=self.device)
+        batch, width = self.batch, self.width
+        # of the rows above: codes, with positions outside the map on either side; of the row above and this one: features of the
+        # vertical stack [C], with zeros on either side; of this row: its gates, condition included [2C]
+        self.above = torch.full((past, width + 2 * past, batch), weights.num_codes, device=self.device)
+        self.features = new(layers - 1, 2, width + 2, batch, c)
+        self.vertical = new(layers, width, batch, 2 * c)
+        self.vertical_bias = weights.vertical_bias.expand(-1, batch, -1).repeat(1, width, 1)  # [L, w * B, 2C]
+        self.window, self.opened = new(width, batch, 2, 3, c), new(width, batch, 2 * c)
+        # of the horizontal stack: what is known of its gates before a code is drawn [2C], in columns to the right of the map too;
+        # at one column: that and the column before [2C], gates, gated features, and what each layer hands on, cumulated [C]
+        self.beside = new(width + past, layers, batch, 2 * c)
+        self.with_left = new(layers - 1, batch, 2 * c)
+        self.gates, self.gated, self.handed_on = new(layers, batch, 2 * c), new(layers, batch, c), new(layers, batch, c)
+        self.codes = torch.zeros(width, batch, dtype=torch.int64, device=self.device)
+        self.inputs = self._inputs(as_noise(noise, location.dtype), known, log_marginal)
+        # those of the row being drawn
+        self.here = {name: torch.zeros_like(rows[0]) for name, rows in self.inputs.items()}
+        self.rows_known = [False] * self.height if known is None else known[1].all(2).all(0).tolist()
+        self._make_views()
+        self._run = self._captured() if self.device.type == "cuda" else self._run_row
+
+    def sample(self, progress: Callable[[int], None] | None = None) -> Tensor:
+        """Draw all maps, `[B, h, w]` int64; `progress` is called with 1 after each row."""
+        drawn = torch.empty(self.height, self.width, self.batch, dtype=torch.int64, device=self.device)
+        with _threads(1 if self.batch <= FEW_MAPS else torch.get_num_threads()):
+            for row, known in enumerate(self.rows_known):
+                for name, rows in self.inputs.items():
+                    self.here[name].copy_(rows[row])
+                if known:
+                    self._keep_known_row()
+                else:
+                    self._run()
+                drawn[row] = self.codes
+                if progress is not None:
+                    progress(1)
+        return drawn.permute(2, 0, 1).contiguous()
+
+    def _inputs(
+        self, noise: Tensor, known: tuple[Tensor, Tensor] | None, log_marginal: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the rows are drawn from, by name `[h, w, B or 1, ...]`."""
+        inputs = {"location": self.weights.location, "noise": noise.permute(1, 2, 0)[..., None]}
+        if known is not None:
+            inputs |= {"known": known[0].permute(1, 2, 0), "keep": known[1].permute(1, 2, 0)}
+        if log_marginal is not None:
+            inputs["log_marginal"] = log_marginal.permute(2, 3, 0, 1)
+        return {name: values.to(self.device).contiguous() for name, values in inputs.items()}
+
+    def _reset(self) -> None:
+        """As before the first row."""
+        self.above.fill_(self.weights.num_codes)
+        self.features.zero_()
+
+    def _make_views(self) -> None:
+        """Views of the buffers by layer and column, made once: making one costs as much as using it."""
+        weights, past = self.weights, self.weights.past
+        around = self.features.unfold(2, 3, 1).permute(0, 2, 3, 1, 5, 4)  # [L - 1, w, B, 2, 3, C]
+        # of the vertical stack's later layers: the features below, what is multiplied by what, and where to
+        self.vertical_steps = list(
+            zip(
+                self.vertical[:-1],
+                self.features[:, 1, 1:-1],
+                around,
+                self.vertical_bias[1:],
+                weights.vertical_kernels,
+                self.vertical[1:].flatten(1, 2),
+            )
+        )
+        # of the horizontal stack: gate, gated features, matrix and result of each layer; what comes of it in the next gate
+        self.horizontal_steps = list(zip(self.gates, self.gated, weights.outs, self.handed_on))
+        self.next_steps = [*zip(self.with_left, weights.here, self.gates[1:]), None]
+        self.first_gate_at = [layers[0] for layers in self.beside]
+        self.later_gates_at = [layers[1:] for layers in self.beside]
+        self.right_of = [self.beside[i + 1 : i + 1 + past, 0].transpose(0, 1) for i in range(self.width)]
+        self.here_at = [{name: row[i] for name, row in self.here.items()} for i in range(self.width)]
+
+    def _run_row(self) -> None:
+        self._run_vertical()
+        self._start_row()
+        for column in range(self.width):
+            self.codes[column] = self._draw_code(column)
+        self._finish_row()
+
+    def _keep_known_row(self) -> None:
+        """A row of known codes: nothing need be drawn."""
+        self._run_vertical()
+        self.codes.copy_(self.here["known"])
+        self._finish_row()
+
+    def _run_vertical(self) -> None:
+        """The vertical stack in this row, of every layer, from the codes and the features above."""
+        weights, size = self.weights, 2 * self.weights.past + 1
+        covered = self.above.unfold(1, size, 1).permute(1, 2, 0, 3).flatten(2).flatten(0, 1)  # [w * B, codes covered]
+        gates = F.embedding_bag(covered + weights.offsets, weights.vertical_table, mode="sum")
+        torch.add(gates, self.vertical_bias[0], out=self.vertical[0].flatten(0, 1))
+        multiplied = self.window.view(self.width * self.batch, -1)
+        for below, features, around, bias, kernel, out in self.vertical_steps:
+            torch.sigmoid(below, out=self.opened)
+            _gated(self.opened, out=features)
+            self.window.copy_(around)
+            torch.addmm(bias, multiplied, kernel, out=out)
+
+    def _start_row(self) -> None:
+        """What does not depend on this row's codes."""
+        weights = self.weights
+        across = torch.bmm(self.vertical.flatten(1, 2), weights.across).unflatten(1, (self.width, self.batch))
+        torch.add(across.transpose(0, 1), weights.horizontal_bias, out=self.beside[: self.width])
+        self.handed_on[:-1] = weights.no_input
+
+    def _draw_code(self, column: int) -> Tensor:
+        """The codes `[B]` of one column, whose successors to the right are told of them."""
+        here = self.here_at[column]
+        logits = self.weights.head(self._run_horizontal(column, here["location"]))
+        if "log_marginal" in here:
+            logits += here["log_marginal"]
+        code = self.draw(logits, here["noise"])[:, 0]
+        if "keep" in here:
+            code = torch.where(here["keep"], here["known"], code)
+        self.right_of[column].add_(self.weights.horizontal_table.index_select(0, code))
+        return code
+
+    def _run_horizontal(self, column: int, location: Tensor) -> Tensor:
+        """The horizontal stack at a column: what its last layer hands on, `[B, C]`."""
+        torch.baddbmm(self.later_gates_at[column], self.handed_on[:-1], self.weights.left, out=self.with_left)
+        self.gates[0].copy_(self.first_gate_at[column])
+        handed_on = location
+        for (gate, gated, out, to), following in zip(self.horizontal_steps, self.next_steps):
+            _gated(gate.sigmoid_(), out=gated)
+            handed_on = torch.addmm(handed_on, gated, out, out=to)
+            if following is not None:
+                with_left, here, next_gate = following
+                torch.addmm(with_left, handed_on, here, out=next_gate)
+        return handed_on
+
+    def _finish_row(self) -> None:
+        """This row becomes the row above."""
+        past = self.weights.past
+        self.above.copy_(self.above.roll(-1, 0))
+        self.above[-1, past : past + self.width] = self.codes
+        self.features[:, 0].copy_(self.features[:, 1])
+
+    def _captured(self) -> Callable[[], None]:
+        """`_run_row` as a CUDA graph: replaying it costs one launch instead of some thousands."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._run_row()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run_row()
+        self._reset()
+        return graph.replay
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch with this many threads: waking others for a small product costs more than the product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _gated(opened: Tensor, out: Tensor) -> None:
+    """Minus tanh(a) sigmoid(b) of the sigmoids of 2a and b, `[..., 2C]` -> `[..., C]`."""
+    content, opening = opened.chunk(2, dim=-1)
+    torch.addcmul(opening, content, opening, value=-2, out=out)
+
+
+class SamplerWeights:
+    """The prior's weights, prepared for `CachedSampler` (in float64, kept in the prior's own precision).
+
+    A gate's first half is scaled by two and features change their sign: with s its sigmoids, tanh(a) sigmoid(b) =
+    2 s_a s_b - s_b. What the horizontal layers hand on is kept without their biases, which are added to the gates instead.
+    Matrices are laid out to be multiplied from the right: `[in, out]`.
+    """
+
+    def __init__(self, prior: nn.Module, conditions: list[Tensor | None], location: Tensor):
+        first, later = prior.layers[0], prior.layers[1:]
+        self.layers, self.channels, self.num_codes = len(prior.layers), location.shape[1], prior.num_codes
+        self.past = first.reach  # rows above, and columns to the left, that the first layer sees
+        self.head_layers = [
+            (activation, layer.bias, layer.weight.flatten(1).t().contiguous())
+            for activation, layer in zip(prior.head[::2], prior.head[1::2])
+        ]
+        keep = partial(torch.Tensor.to, dtype=location.dtype)
+        c = self.channels
+        scale = torch.ones(2 * c, dtype=torch.float64, device=location.device)
+        scale[:c] = 2
+
+        embedding = prior.embedding.weight.double()
+        kernel = first.vertical.weight.double() * scale[:, None, None, None]  # [2C, C, rows, columns]
+        table = torch.einsum("kc,ocyx->yxko", embedding, kernel)
+        none = torch.zeros_like(table[:, :, :1])  # outside the map
+        self.vertical_table = keep(torch.cat([table, none], dim=2).flatten(0, 2))
+        offsets = torch.arange(math.prod(kernel.shape[2:]), device=location.device)
+        self.offsets = offsets * (self.num_codes + 1)  # of each position of the kernel in the table
+        kernel = first.horizontal.weight.double()[:, :, 0] * scale[:, None, None]  # [2C, C, columns], leftmost first
+        self.horizontal_table = keep(torch.einsum("kc,ocx->kxo", embedding, kernel.flip(2)).contiguous())
+
+        self.vertical_kernels = [
+            keep((layer.vertical.weight.double() * -scale[:, None, None, None]).permute(2, 3, 1, 0).reshape(6 * c, -1))
+            for layer in later
+        ]
+        across = torch.stack([_matrix(layer.vertical_to_horizontal) * scale / scale[:, None] for layer in prior.layers])
+        self.across = keep(across)
+
+        zero = scale.new_zeros(1, 4 * c)
+        biases = [zero if condition is None else condition.double() for condition in conditions]
+        vertical, horizontal = (torch.stack(torch.broadcast_tensors(*biases)) * scale.repeat(2)).chunk(2, dim=2)
+        own = torch.stack([layer.vertical.bias.double() for layer in prior.layers]) * scale
+        self.vertical_bias = keep(own[:, None] + vertical)  # [L, B or 1, 2C]
+        own = [layer.vertical_to_horizontal.bias.double() + layer.horizontal.bias.double() for layer in prior.layers]
+        # the horizontal stack sees the vertical gates without their condition
+        gate_bias = torch.stack(own)[:, None] * scale + horizontal - vertical @ across
+        kernels = [layer.horizontal.weight.double()[:, :, 0].permute(2, 1, 0) * scale for layer in later]
+        left, here = torch.stack(kernels, dim=1) if kernels else scale.new_zeros(2, 0, c, 2 * c)
+        self.outs = keep(torch.stack([-_matrix(layer.out) for layer in prior.layers]))  # [L, C, C]
+        self.left, self.here = keep(left), keep(here)  # [L - 1, C, 2C]
+        bias = torch.stack([layer.out.bias.double() for layer in prior.layers]).cumsum(0)[:, None]  # [L, 1, C]
+        gate_bias[1:] += bias[:-1] @ (left + here)
+        self.horizontal_bias = keep(gate_bias)  # [L, B or 1, 2C]
+        self.no_input = keep(-bias[:-1])  # beyond the left edge of the map
+        self.head_bias = keep(bias[-1, 0])
+        self.location = keep(location.double().permute(2, 3, 0, 1))  # [h, w, B or 1, C]
+
+    def head(self, features: Tensor) -> Tensor:
+        """The prior's head at single positions: `[B, C]`, what the last layer hands on, -> `[B, K]` logits."""
+        features = features + self.head_bias
+        for activation, bias, matrix in self.head_layers:
+            features = torch.addmm(bias, activation(features), matrix)
+        return features
+
+
+def _matrix(convolution: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution's weight as `[in, out]` float64."""
+    return convolution.weight.double().flatten(1).t()

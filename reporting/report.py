@@ -1,0 +1,163 @@
+"""The run's own page, `report.md`, and the score table that the CLIs print."""
+
+from pathlib import Path
+from typing import Any
+
+from common.files import write_text
+
+ROWS = (  # key in scores.json, how it is called, format
+    ("subjects", "subjects", "d"),
+    ("slices", "slices", "d"),
+    ("ssim", "SSIM, whole slice", ".4f"),
+    ("ssim_frame", "SSIM, content frame", ".4f"),
+    ("psnr", "PSNR, whole slice (dB)", ".2f"),
+    ("psnr_frame", "PSNR, content frame (dB)", ".2f"),
+    ("ssim_foreground", "SSIM, foreground", ".4f"),
+    ("psnr_foreground", "PSNR, foreground (dB)", ".2f"),
+    ("mae", "mean absolute error, whole slice", ".4f"),
+    ("mae_foreground", "mean absolute error, foreground", ".4f"),
+    ("sharpness", "sharpness: fine power, decoded / real", ".3f"),
+    ("codes_used", "codes used", "d"),
+    ("perplexity", "perplexity of the codes", ".1f"),
+    ("entropy", "bits per code, entropy of all codes", ".3f"),
+    ("codes_per_slice", "codes per slice", "d"),
+    ("bits_per_slice_fixed", "bits per slice, uncompressed codes", ".0f"),
+    ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
+    ("bits_per_code", "bits per code, prior", ".3f"),
+    ("bits_per_code_train", "bits per code, prior, on training maps", ".3f"),
+    ("bits_per_code_zlib", "bits per code, zlib", ".3f"),
+    ("bits_per_code_lzma", "bits per code, lzma", ".3f"),
+    ("bits_per_slice", "bits per slice, prior", ".0f"),
+)
+PICTURES = (
+    ("vqvae_train_status.png", "Training of the VQ-VAE"),
+    ("original.png", "Original slices"),
+    ("reconst.png", "The same slices, reconstructed"),
+    ("prior_train_status.png", "Training of the prior"),
+    ("sharp_train_status.png", "Training of the sharp decoder"),
+    ("sharpness.png", "What the sharp decoder restores"),
+    ("test_q.png", "Codes q(z|x) of real slices"),
+    ("test_imgs.png", "Decoded"),
+    ("generated_q.png", "Codes drawn from the prior"),
+    ("generated_imgs.png", "Decoded"),
+    ("generated_q2.png", "Codes drawn from the prior, second set"),
+    ("generated_imgs2.png", "Decoded"),
+    ("codes_and_slices.png", "Code maps beside the slices they decode to"),
+    ("real_and_generated.png", "Real, reconstructed and generated slices of the same positions"),
+    ("scores_by_slice.png", "Scores by slice number"),
+    ("worst_reconstructions.png", "The worst reconstructions"),
+    ("codebook.png", "The codes, each decoded alone"),
+    ("bits_by_position.png", "Where the bits are"),
+    ("realism.png", "How far samples are from real slices"),
+    ("closest_training_slices.png", "The samples nearest to training slices"),
+    ("nearest_training_slices.png", "Samples picked at random, and their nearest training slices"),
+    ("architecture.png", "Architecture"),
+)
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, a column a split, that also reads well on a terminal. `scores`: of each split, as in `scores.json`."""
+    names = list(scores)
+    lines = [("", *names), ("---", *("---:" for _ in names))]
+    for key, title, form in ROWS:
+        if any(key in scores[name] for name in names):
+            lines.append((title, *(_cell(scores[name], key, form) for name in names)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def _cell(scores: dict[str, float], key: str, form: str) -> str:
+    """A score, with its interval where it has one."""
+    if key not in scores:
+        return ""
+    interval = [format(scores[f"{key}_{end}"], form) for end in ("low", "high") if f"{key}_{end}" in scores]
+    return format(scores[key], form) + (f" [{', '.join(interval)}]" if interval else "")
+
+
+def of_samples(scores: dict[str, Any]) -> str:
+    """What a split's scores say of both decoders and of samples, as Markdown: realism, copies and what was left out."""
+    parts = []
+    if "decoders" in scores:
+        faithful, sharp = scores["decoders"]["faithful"], scores["decoders"]["sharp"]
+        rows = [f"| {name.replace('_', ' ')} | {faithful[name]:.4g} | {sharp[name]:.4g} |" for name in faithful]
+        parts.append("\n".join(["| reconstructions | reconstruction decoder | sharp decoder |\n|---|--:|--:|", *rows]))
+    if "realism" in scores:
+        rows = [
+            f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / max(value['floor'], 1e-12):.1f} |"
+            for name, value in scores["realism"].items()
+        ]
+        decoder = "sharp" if scores.get("decoder") == "sharp" else "reconstruction"
+        painted = f"{scores['samples']} samples, {decoder} decoder"
+        head = f"| distance from real slices, {painted} | score | real from real | ratio |\n|---|--:|--:|--:|"
+        parts.append("\n".join([head, *rows]))
+    if "samples_sharpness" in scores:
+        parts.append(f"Sharpness of the samples: {scores['samples_sharpness']:.3f} of real slices'.")
+    if "copies" in scores:
+        copies = scores["copies"]
+        parts.append(
+            f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
+            "than 99 % of held-out slices are, in pixels and in codes."
+        )
+    parts += [_of_groups(column, table) for column, table in scores.get("by_group", {}).items()]
+    parts += [f"Note: {note}." for note in scores.get("notes", [])]
+    return "\n\n".join(parts)
+
+
+def _of_groups(column: str, table: dict[str, dict[str, float]]) -> str:
+    """Scores by group of a condition as Markdown."""
+    names = list(next(iter(table.values())))
+    rows = [
+        f"| {group} | " + " | ".join(f"{values[name]:.4g}" for name in names) + " |" for group, values in table.items()
+    ]
+    head = f"| {column} | {' | '.join(name.replace('_', ' ') for name in names)} |\n|---" + "|--:" * len(names) + "|"
+    return "\n".join([head, *rows])
+
+
+def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+    """Write `report.md`: data, scores, pictures, settings."""
+    data, told = config["data"], {name: of_samples(values) for name, values in scores.items()}
+    splits = ", ".join(
+        f"{name} {split['slices']} slices of {split['subjects']} subjects" for name, split in data["splits"].items()
+    )
+    settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    pictures = "\n\n".join(
+        f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES if (folder / "images" / name).exists()
+    )
+    samples = "".join(f"### Samples beside the {name} split\n\n{text}\n\n" for name, text in told.items() if text)
+    notes = "".join(f"\nNote: {note}.\n" for note in data["notes"])
+    write_text(
+        folder / "report.md",
+        f"""# {folder.name}
+
+Data: {data["title"]}. {splits}.
+{notes}
+## Scores
+
+{table(scores)}
+
+{samples}
+Every score is over all slices of the split; in brackets its 95 % interval, by resampling subjects. The foreground is
+what is brighter than 16 of 255 in the real slice. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
+published figures, and on the content frame, because constant background raises it. Sharpness is the
+reconstructions' power between a quarter and half of the sampling frequency as a share of the slices'. Bits are per code or slice;
+uncompressed codes cost log2 K bits each.
+
+{pictures}
+
+## Settings
+
+| flag | value |
+|---|---|
+{settings}
+
+{versions}
+""",
+    )

@@ -1,0 +1,57 @@
+"""Code lengths: how many bits a model spends on code maps."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.runtime import Progress
+from models.marginal import positional_marginal
+from pixelcnn import GatedPixelCNN
+from scoring.metrics import code_lengths
+
+BATCH = 32  # maps at a time; fixed, so that a score can be reproduced to the last digit
+MARGINAL_PART = 1024  # code maps at a time
+
+
+@torch.inference_mode()
+def code_bits(
+    prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], title: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each position
+    over the maps, `[h, w]`, float64. known: what the prior is told of each slice, by name, `Split.known`."""
+    device, of_maps, by_position = prior.embedding.weight.device, [], 0.0
+    with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
+        for start in range(0, len(codes), BATCH):
+            batch = codes[start : start + BATCH].long().to(device)
+            told = known_batch(known, np.arange(start, start + len(batch)), prior)
+            bits = code_lengths(prior(batch, conditions=told), batch).cpu().double()
+            of_maps.append(bits.mean((1, 2)))
+            by_position = by_position + bits.sum(0)
+            progress.update(len(batch))
+    return torch.cat(of_maps).numpy(), (by_position / len(codes)).numpy()
+
+
+def mean_bits(prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
+    """Bits per code of `[N, h, w]` code maps under the prior."""
+    return float(code_bits(prior, codes, known)[0].mean())
+
+
+def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:
+    """Bits per code of `[N, h, w]` maps when each position has the (smoothed) code frequencies of the training maps there."""
+    lengths = -positional_marginal(train_codes, num_codes).flatten(1).double().log2()  # [K, h*w]
+    total = sum(float(lengths.gather(0, part.long().flatten(1)).sum()) for part in codes.split(MARGINAL_PART))
+    return total / codes.numel()
+
+
+def lossless_bits(codes: Tensor, num_codes: int, compress: Callable[[bytes], bytes]) -> float:
+    """Bits per code of all maps, as bytes one after the other, through a general compressor."""
+    data = codes.numpy().astype(np.uint8 if num_codes <= 256 else np.uint16).tobytes()
+    return 8 * len(compress(data)) / codes.numel()
+
+
+def known_batch(known: Mapping[str, np.ndarray], indices: np.ndarray, prior: GatedPixelCNN) -> dict[str, Tensor]:
+    """What the prior takes of what is known of some slices, by name `[B]` each, on its device."""
+    device, taken = prior.embedding.weight.device, prior.arguments["conditions"]
+    return {name: torch.from_numpy(values[indices]).to(device) for name, values in known.items() if name in taken}

@@ -1,0 +1,388 @@
+"""What a careful reviewer asks of a run, answered for one split, with pictures.
+
+    scores = evaluate_split(Case(run, data, "validate", codes, FULL, seed=0, pictures=Path("runs/mine/images")))
+
+Keys of the scores (a split's entry in `scores.json`); rates are in bits, intensities in 0..1 unless said:
+
+- slices, subjects; ssim, psnr (dB), mae, each also with _frame and _foreground and with the ends of its 95 % interval as _low
+  and _high; sharpness: `slices.reconstruction_summary`.
+- codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `slices.codes_summary`.
+- decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
+- by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
+- by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of
+  those whose value is unknown.
+- bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
+- bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by position. bits_per_code_zlib, bits_per_code_lzma: the
+  code maps as bytes through a general compressor.
+- samples, seed, decoder: what was drawn for the following, and what painted it. samples_sharpness: their power between a quarter
+  and half of the sampling frequency as a share of real slices'. realism: name -> {score, floor},
+  `realism.realism`.
+- copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
+  slices, in pixels and in codes; threshold_pixels, threshold_codes: those distances; closest: the nearest pairs as sample, train
+  (the file's name, null where the data does not hold it), mirrored, distance_pixels, distance_codes.
+- notes: what was left out, and why.
+"""
+
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.runtime import Progress
+from dataset import Dataset, Split, spread_over
+from inference.coding import decode, encode, encode_split
+from inference.drawing import Samples, draw_samples, spread_numbers
+from reporting import figures, pictures
+from scoring.bits import code_bits, lossless_bits, marginal_bits
+from scoring.memorisation import Audit, Slices, audit_copies
+from scoring.metrics import CodeUsage, fine_power
+from scoring.realism import (
+    CLASSIFIER_SEEDS,
+    FEWEST_SUBJECTS,
+    SMALLEST_SIDE,
+    SliceSet,
+    intensity_distance,
+    realism,
+    sliced_wasserstein,
+    two_sample_auc,
+)
+from scoring.slices import codes_summary, reconstruction_summary, slice_scores
+from sources.conditions import Condition
+from utils import Run
+from vqvae import VQVAE
+
+WORST, CLOSEST, NEIGHBOURS = 8, 8, 12
+COMPARED = 2048  # held-out slices, spread over the split, that sets of slices are compared with, at most: they are held in memory
+PART = 256  # code maps decoded at a time
+
+
+@dataclass(frozen=True)
+class Effort:
+    """samples: slices drawn. halvings: of the real subjects, `realism.realism`. train_maps: training maps scored by the prior."""
+
+    samples: int
+    halvings: int
+    train_maps: int
+
+
+FULL, QUICK = Effort(500, 4, 1024), Effort(64, 1, 128)
+
+
+@dataclass
+class Case:
+    """A run, the split it is scored on, and how.
+
+    codes: code maps of the run's splits and of the mirrored training slices, as far as they are known (`codes.safetensors`).
+    pictures: folder for the pictures. sharp: the VQ-VAE with the run's second decoder, None where it has none.
+    decoder: "faithful" or "sharp", which of them paints the samples. notes: what was left out, filled on the way.
+    """
+
+    run: Run
+    data: Dataset
+    name: str
+    codes: dict[str, Tensor]
+    effort: Effort
+    seed: int
+    pictures: Path
+    sharp: VQVAE | None = None
+    decoder: str = "faithful"
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def split(self) -> Split:
+        return self.data.splits[self.name]
+
+    @property
+    def training_split(self) -> Split | None:
+        """The slices that the codes of "train" are of, where the data holds them."""
+        split = self.data.splits.get("train")
+        return split if split is not None and len(split) == len(self.codes.get("train", ())) else None
+
+    @property
+    def training_maps(self) -> list[Tensor]:
+        """Code maps of the training slices, and of the mirrored ones, as far as they are known."""
+        return [self.codes[name] for name in ("train", "train_mirrored") if name in self.codes]
+
+    @property
+    def split_codes(self) -> Tensor:
+        """Code maps of the split's slices: those that are known, or encoded now."""
+        known = self.codes.get(self.name)
+        if known is not None and len(known) == len(self.split):
+            return known
+        return encode_split(self.run.vqvae, self.split, self.run.frame, f"encode {self.name}")
+
+    @property
+    def num_codes(self) -> int:
+        return self.run.vqvae.quantizer.num_codes
+
+    @property
+    def trained_on(self) -> str:
+        return self.run.config["data"]["title"]
+
+
+def evaluate_split(case: Case) -> dict[str, Any]:
+    """All scores of the split, with their pictures; the keys are those of this module's docstring."""
+    codes = case.split_codes
+    values = slice_scores(case.run.vqvae, case.split, codes, case.run.frame, case.name)
+    scores = reconstruction_summary(values, case.split.subjects) | codes_summary(codes, case.num_codes)
+    if case.sharp is not None:
+        scores["decoders"] = compare_decoders(case, codes, values)
+    picture_reconstructions(case, codes, values["ssim_frame"])
+    if case.run.prior is not None:
+        scores |= score_prior(case, codes, values)
+        samples = draw(case)
+        scores |= {"samples": len(samples), "seed": case.seed, "decoder": case.decoder}
+        scores |= score_realism(case, samples) | score_copies(case, samples, codes)
+    if case.split.numbers is not None:
+        scores["by_slice"] = by_slice(case, values)
+    if case.split.conditions:
+        scores["by_group"] = by_group(case, values)
+    return scores | {"notes": case.notes}
+
+
+# --------------------------------------------------------------------------- reconstruction and codes
+
+
+def by_slice(case: Case, values: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Means of some scores over the slices of each number."""
+    numbers = np.unique(case.split.numbers)
+    names = [name for name in ("ssim_frame", "psnr_frame", "bits_per_code") if name in values]
+    means = {name: [float(values[name][case.split.numbers == number].mean()) for number in numbers] for name in names}
+    figures.by_slice(
+        numbers,
+        {
+            "ssim_frame": "SSIM, content frame",
+            "psnr_frame": "PSNR, content frame (dB)",
+            "bits_per_code": "bits per code",
+        },
+        means,
+        case.pictures / "scores_by_slice.png",
+        f"Scores by slice number, {case.name} split of {case.data.title}",
+    )
+    return {"number": numbers.tolist()} | means
+
+
+def by_group(case: Case, values: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means of some scores over the slices of each group of subjects that a condition makes."""
+    names = [name for name in ("ssim_frame", "psnr_frame", "bits_per_code") if name in values]
+    subjects = np.asarray(case.split.subjects)
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for column, each in case.split.conditions.items():
+        for group, inside in groups(case.data.conditions[column], each):
+            counts = {"subjects": len(set(subjects[inside])), "slices": int(inside.sum())}
+            table.setdefault(column, {})[group] = counts | {name: float(values[name][inside].mean()) for name in names}
+    return table
+
+
+def groups(condition: Condition, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and members of each group that is not empty: classes, thirds of the numbers, and the unknown."""
+    known = ~np.isnan(values)
+    if condition.classes:
+        parts = [(name, values == index) for index, name in enumerate(condition.classes)]
+    else:
+        ends = np.quantile(values[known], (0, 1 / 3, 2 / 3, 1)) if known.any() else np.zeros(4)
+        marks = condition.low + ends * (condition.high - condition.low)
+        third = np.searchsorted(ends[1:3], values, side="right")
+        parts = [(f"{marks[i]:.4g} to {marks[i + 1]:.4g}", known & (third == i)) for i in range(3)]
+    yield from ((name, inside) for name, inside in [*parts, ("unknown", ~known)] if inside.any())
+
+
+def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Both decoders on the same codes, by name: "faithful" and "sharp".
+
+    ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
+    themselves, fine to coarse, times 1000. classifier_auc: of small networks that tell reconstructions from slices, 0.5 to 1.
+    codes_kept: share of the codes that stay the same when the reconstruction is encoded again. histogram: how far foreground
+    intensities are from the slices', in gray levels of 255.
+    """
+    names = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
+    return {
+        name: {key: summary[key] for key in names} | likeness_to_slices(case, model, codes)
+        for name, model, summary in (
+            ("faithful", case.run.vqvae, reconstruction_summary(values, case.split.subjects)),
+            ("sharp", case.sharp, _summary(case, codes)),
+        )
+    }
+
+
+def _summary(case: Case, codes: Tensor) -> dict[str, float]:
+    values = slice_scores(case.sharp, case.split, codes, case.run.frame, f"{case.name}, sharp")
+    return reconstruction_summary(values, case.split.subjects)
+
+
+def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor) -> dict[str, float]:
+    """How like real slices a decoder's reconstructions are as a set; keys as in `compare_decoders`."""
+    frame, split = case.run.frame, case.split.evenly(COMPARED)
+    decoded, kept = [], []
+    for part in codes[spread_over(len(codes), COMPARED)].split(32):
+        images = decode(model, part, frame)
+        kept.append(encode(case.run.vqvae, images, frame) == part)
+        decoded.append(frame.crop(images)[:, 0])
+    real = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects)
+    compared = SliceSet(torch.cat(decoded), split.subjects)
+    scores = {
+        "codes_kept": float(torch.cat(kept).double().mean()),
+        "histogram": intensity_distance(compared.images, real.images),
+    }
+    if min(frame.height, frame.width) >= SMALLEST_SIDE:
+        swd = sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed))
+        scores |= {f"swd_{level}": value for level, value in enumerate(swd)}
+        if len(set(split.subjects)) >= FEWEST_SUBJECTS:
+            aucs = [two_sample_auc(compared, real, case.seed + i) for i in range(CLASSIFIER_SEEDS)]
+            scores["classifier_auc"] = float(np.mean(aucs))
+    return scores
+
+
+def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
+    """Pictures of the worst reconstructions and of the codebook."""
+    about = f"{case.name} split of {case.data.title}"
+    worst = np.argsort(ssim_frame, kind="stable")[:WORST]
+    decoded = decode(case.run.vqvae, codes[torch.from_numpy(worst)], case.run.frame)
+    path = case.pictures / "worst_reconstructions.png"
+    pictures.worst_reconstructions(case.split, decoded, worst, ssim_frame, path, about)
+    counts = CodeUsage.of(codes, case.num_codes).counts
+    about = f"{case.name} split ({case.data.title}"
+    pictures.codebook(case.run.vqvae, counts, case.pictures / "codebook.png", about)
+
+
+# --------------------------------------------------------------------------- prior
+
+
+def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
+    values["bits_per_code"], by_position = code_bits(case.run.prior, codes, case.split.known, case.name)
+    figures.bits_by_position(
+        by_position,
+        case.pictures / "bits_by_position.png",
+        f"Bits per code by position, {case.name} split of {case.data.title}",
+    )
+    mean = float(values["bits_per_code"].mean())
+    scores = {
+        "bits_per_code": mean,
+        "bits_per_slice": mean * codes[0].numel(),
+        "bits_per_code_uniform": float(np.log2(case.num_codes)),
+        "bits_per_code_zlib": lossless_bits(codes, case.num_codes, lambda data: zlib.compress(data, 9)),
+        "bits_per_code_lzma": lossless_bits(codes, case.num_codes, lambda data: lzma.compress(data, preset=9)),
+    }
+    if "train" not in case.codes:
+        case.notes.append("the run has no codes of its training split: no positional marginal, no generalisation gap")
+        return scores
+    scores["bits_per_code_marginal"] = marginal_bits(case.codes["train"], codes, case.num_codes)
+    train = case.training_split
+    if case.name != "train" and train is not None:
+        some = spread_over(len(train), case.effort.train_maps)
+        known = {name: values[some] for name, values in train.known.items()}
+        on_train, _ = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], known, "train")
+        scores["bits_per_code_train"] = float(on_train.mean())
+        scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
+    return scores
+
+
+# --------------------------------------------------------------------------- samples
+
+
+def draw(case: Case) -> Samples:
+    """Slices of all positions in turn."""
+    slices, count = case.run.slices_per_subject, case.effort.samples
+    numbers = None if slices is None else spread_numbers(count, slices)
+    run = case.run._replace(vqvae=case.sharp) if case.decoder == "sharp" else case.run
+    return draw_samples(run, numbers, count, seed=case.seed, title="samples")
+
+
+def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
+    """How real the samples are, `realism.realism`, beside what real slices are apart."""
+    frame, subjects = case.run.frame, len(set(case.split.subjects))
+    if subjects < FEWEST_SUBJECTS or min(frame.height, frame.width) < SMALLEST_SIDE:
+        case.notes.append(
+            f"realism is not scored: {subjects} subjects and a content frame of {frame.height}x{frame.width} pixels; "
+            f"it needs at least {FEWEST_SUBJECTS} subjects and {SMALLEST_SIDE} pixels a side"
+        )
+        return {}
+    numbers = None if samples.numbers is None or case.split.numbers is None else samples.numbers
+    split = case.split.evenly(COMPARED)
+    real = split.batch(np.arange(len(split)), frame)[:, 0]
+    with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
+        found = realism(
+            SliceSet(frame.crop(samples.images), [f"sample {i}" for i in range(len(samples))], numbers),
+            SliceSet(real, split.subjects, None if numbers is None else split.numbers),
+            case.seed,
+            case.effort.halvings,
+            progress.update,
+        )
+    figures.realism(
+        {name: (value.score, value.floor) for name, value in found.items()},
+        case.pictures / "realism.png",
+        f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
+    )
+    sharpness = mean_fine_power(frame.crop(samples.images)) / max(mean_fine_power(real), 1e-12)
+    values = {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}
+    return {"samples_sharpness": sharpness, "realism": values}
+
+
+def mean_fine_power(images: Tensor) -> float:
+    """Mean `metrics.fine_power` of `[N, H, W]` slices."""
+    return float(torch.cat([fine_power(part[:, None]) for part in images.split(64)]).double().mean())
+
+
+def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
+    """How near samples come to training slices, beside how near held-out slices come."""
+    known = case.training_maps
+    if not known or case.name == "train":
+        case.notes.append(
+            "copies are not looked for: no codes of the training split, or no held-out split to compare with"
+        )
+        return {}
+    drawn, held_out = _slices(case, samples.codes), _slices(case, codes[spread_over(len(codes), COMPARED)])
+    train = (_slices(case, part) for maps in known for part in maps.split(PART))
+    with Progress(sum(map(len, known)), "copies", "slice") as progress:
+        audit = audit_copies(drawn, held_out, train, progress.update)
+    closest = audit.closest(CLOSEST)
+    pairs = [_pair(case, audit, index, len(known[0])) for index in closest.tolist()]
+    title = "The samples nearest to training slices"
+    picture_neighbours(case, samples, audit, closest, "closest_training_slices.png", title)
+    some = torch.from_numpy(np.sort(np.random.default_rng(case.seed).permutation(len(drawn))[:NEIGHBOURS]))
+    title = f"{len(some)} samples picked at random, and the training slices nearest to them"
+    picture_neighbours(case, samples, audit, some, "nearest_training_slices.png", title)
+    copies = {
+        "listed": int(audit.listed.sum()),
+        "share": float(audit.listed.double().mean()),
+        "threshold_pixels": audit.threshold["pixels"],
+        "threshold_codes": audit.threshold["codes"],
+        "closest": pairs,
+    }
+    return {"copies": copies}
+
+
+def picture_neighbours(case: Case, samples: Samples, audit: Audit, chosen: Tensor, file: str, title: str) -> None:
+    """Samples above the training slices that are nearest to them."""
+    known, nearest = case.training_maps, audit.samples["pixels"].index[chosen].tolist()
+    originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
+    distances = list(zip(*(audit.samples[space].distance[chosen].tolist() for space in ("pixels", "codes"))))
+    title = f"{title} (trained on {case.trained_on})"
+    pictures.neighbours(case.run, samples.codes[chosen], originals, distances, case.pictures / file, title)
+
+
+def _slices(case: Case, codes: Tensor) -> Slices:
+    """Faithfully decoded slices within the frame, in float16 to save memory, and their codes."""
+    parts = [
+        case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(PART)
+    ]
+    return Slices(torch.cat(parts), codes)
+
+
+def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, Any]:
+    place = int(audit.samples["pixels"].index[index])
+    train = case.training_split
+    return {
+        "sample": index,
+        "train": None if train is None else train.names[place % train_slices],
+        "mirrored": place >= train_slices,
+        "distance_pixels": float(audit.samples["pixels"].distance[index]),
+        "distance_codes": float(audit.samples["codes"].distance[index]),
+    }

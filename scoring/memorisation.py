@@ -1,0 +1,142 @@
+"""Are samples copies of somebody's scan? The nearest training slice of every sample, in pixels and in codes.
+
+    audit = audit_copies(samples, held_out, train)
+
+That a sample has a near training slice says nothing alone: slices of all people are alike. So the distances of samples are
+held against those of held-out real slices, which cannot be copies. A sample that is nearer to the training set than all but 1 %
+of them is listed.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PERCENTILE = 1.0  # of the held-out slices' distances, below which a sample is listed
+CHUNK = 256  # slices compared at a time
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers."""
+
+    images: Tensor
+    codes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training slice of each slice. distance: `[N]`. index: `[N]` int64, of the training slice."""
+
+    distance: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit_copies` finds, by "pixels" and by "codes".
+
+    samples: nearest training slices. threshold: 1st percentile of the held-out slices' distances.
+    listed: `[N]` bool, samples nearer than that in both spaces.
+    """
+
+    samples: dict[str, Nearest]
+    threshold: dict[str, float]
+    listed: Tensor
+
+    def closest(self, count: int) -> Tensor:
+        """The `count` samples nearest to a training slice in both spaces, relative to the thresholds, nearest first."""
+        relative = [nearest.distance / max(self.threshold[space], 1e-12) for space, nearest in self.samples.items()]
+        return torch.stack(relative).amax(0).argsort()[:count]
+
+
+def audit_copies(
+    samples: Slices, held_out: Slices, train: Iterable[Slices], progress: Callable[[int], None] | None = None
+) -> Audit:
+    """Find samples that are nearer to a training slice than real slices come.
+
+    All slices must have passed the same codec, the training and held-out ones as reconstructions: a smooth image is nearer to
+    any other than a noisy one. The training set should hold the mirrored slices too where the model has seen them.
+
+    Args:
+        samples, held_out: what to compare.
+        train: the training set, in parts of any size, so that it need not be in memory as a whole.
+        progress: called with the number of training slices just compared.
+
+    Returns:
+        Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1); indices count through
+        the parts of the training set.
+    """
+    sets = {"samples": samples, "held_out": held_out}
+    searches = {name: (ImageSearch(slices.images), CodeSearch(slices.codes)) for name, slices in sets.items()}
+    for part in train:
+        for images, codes in searches.values():
+            images.look_at(part.images)
+            codes.look_at(part.codes)
+        if progress is not None:
+            progress(len(part))
+    near = {name: {"pixels": pair[0].nearest(), "codes": pair[1].nearest()} for name, pair in searches.items()}
+    threshold = {
+        space: float(nearest.distance.quantile(PERCENTILE / 100)) for space, nearest in near["held_out"].items()
+    }
+    listed = torch.stack([nearest.distance < threshold[space] for space, nearest in near["samples"].items()]).all(0)
+    return Audit(near["samples"], threshold, listed)
+
+
+class _Search:
+    """The nearest training slice of each of some slices, while parts of the training set pass by.
+
+    Args:
+        slices: `[N, ...]`.
+    """
+
+    def __init__(self, slices: Tensor):
+        self.slices, self.seen = slices.flatten(1), 0
+        self.best = torch.full((len(slices),), float("inf"))
+        self.index = torch.zeros(len(slices), dtype=torch.int64)
+
+    def look_at(self, train: Tensor) -> None:
+        """Compare with the next `[M, ...]` training slices."""
+        for part in train.flatten(1).split(CHUNK):
+            for start in range(0, len(self.slices), CHUNK):
+                some = slice(start, start + CHUNK)
+                value, place = self.distance(self.slices[some].float(), part.float()).min(1)
+                nearer = value < self.best[some]
+                self.best[some] = value.where(nearer, self.best[some])
+                self.index[some] = (place + self.seen).where(nearer, self.index[some])
+            self.seen += len(part)
+
+    def nearest(self) -> Nearest:
+        return Nearest(self.scaled(self.best), self.index)
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """`[N, P]`, `[M, P]` -> `[N, M]`: less is nearer."""
+        raise NotImplementedError
+
+    def scaled(self, distance: Tensor) -> Tensor:
+        """The distance as it is reported."""
+        raise NotImplementedError
+
+
+class ImageSearch(_Search):
+    """By root mean square difference of `[N, H, W]` images; of equal ones, 0 but for rounding."""
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cdist(first, second, compute_mode="use_mm_for_euclid_dist")
+
+    def scaled(self, distance: Tensor) -> Tensor:
+        return distance / self.slices.shape[1] ** 0.5
+
+
+class CodeSearch(_Search):
+    """By the share of positions whose codes differ (Hamming) of `[N, h, w]` maps."""
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cdist(first, second, p=0)
+
+    def scaled(self, distance: Tensor) -> Tensor:
+        return distance / self.slices.shape[1]

@@ -1,0 +1,89 @@
+"""The OASIS PNG slice set: `keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from natsort import natsorted
+
+from common.errors import UserError
+from common.files import cached_array, digest
+from common.runtime import ProgressFactory
+from dataset import SPLITS, Dataset, Split
+from sources.images import DECODING, SLICE_NAME, decode_images
+from sources.splits import check_sizes, check_subjects
+
+
+def load_slice_set(
+    root: str | Path,
+    cache: str | Path = ".cache",
+    image_size: int | None = None,
+    progress: ProgressFactory | None = None,
+    required: str | None = "train",
+    slices_per_subject: int | None = None,
+) -> Dataset:
+    """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
+
+    Each split is decoded once into a memory-mapped array under `cache`; a file added, removed or changed is noticed.
+
+    Args:
+        root: the folder that holds the split folders.
+        cache: folder for the decoded arrays.
+        image_size: resample every slice to this many pixels a side; None keeps the files' own size.
+        progress: makes the bar shown while decoding, such as `common.runtime.Progress`.
+        required: the split that must be there; None asks for any.
+        slices_per_subject: what slice positions are relative to; found in the names when None.
+
+    Raises:
+        UserError: for a missing or empty required split, unreadable files, mixed sizes, or a subject in two splits.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected one that holds keras_png_slices_train/")
+    files = {split: natsorted(path for path in (root / f"keras_png_slices_{split}").glob("*.png")) for split in SPLITS}
+    if not (files[required] if required else any(files.values())):
+        raise UserError(
+            f"{root}: no {required or ''} slices found; expected PNG files named case_<subject>_slice_<n>.nii.png "
+            f"in {root / f'keras_png_slices_{required or SPLITS[0]}'}".replace("  ", " ")
+        )
+    notes = [f"no {split} split in {root}" for split in SPLITS if not files[split]]
+    splits = {
+        split: _load_split(root, split, paths, Path(cache), image_size, progress)
+        for split, paths in files.items()
+        if paths
+    }
+    check_sizes(splits)
+    check_subjects(splits)
+    highest, name = max((int(split.numbers.max()), name) for name, split in splits.items())
+    slices = slices_per_subject or highest + 1
+    if highest >= slices:
+        raise UserError(
+            f"{root}: the {name} split has a slice number {highest}, but the run was trained on slices "
+            f"0 to {slices - 1}"
+        )
+    splits = {
+        name: replace(split, positions=(split.numbers / max(slices - 1, 1)).astype(np.float32))
+        for name, split in splits.items()
+    }
+    return Dataset(root.resolve().name, splits, slices, notes)
+
+
+def _load_split(
+    root: Path, split: str, paths: list[Path], cache: Path, image_size: int | None, progress: ProgressFactory | None
+) -> Split:
+    parsed = [SLICE_NAME.fullmatch(path.name) for path in paths]
+    for path, match in zip(paths, parsed):
+        if match is None:
+            raise UserError(f"{path}: unexpected name; expected case_<subject>_slice_<n>.nii.png")
+    stats = [path.stat() for path in paths]
+    key = digest(DECODING, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    place = cache / f"slices-{digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
+    images = cached_array(
+        place, key, lambda make: decode_images(paths, image_size, make, f"decoding {paths[0].parent.name}", progress)
+    )
+    return Split(
+        images,
+        [match["subject"] for match in parsed],
+        [path.name for path in paths],
+        np.array([int(match["number"]) for match in parsed]),
+    )

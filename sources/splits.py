@@ -1,0 +1,87 @@
+"""Which split each subject belongs to."""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from dataset import SPLITS, Dataset, Split
+
+
+def assign_splits(subjects: Sequence[str], shares: str, split_file: str | None) -> dict[str, str]:
+    """The split of each subject: what the file says, else by a hash of the subject's name, which stays as it is when others come.
+
+    Raises:
+        UserError: when the file cannot be read or names no split.
+    """
+    given = read_split_file(split_file) if split_file else {}
+    train, validate, _ = shares_of(shares)
+
+    def by_hash(subject: str) -> str:
+        share = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") / 2**64 * 100
+        return "train" if share < train else "validate" if share < train + validate else "test"
+
+    return {subject: given.get(subject) or by_hash(subject) for subject in dict.fromkeys(subjects)}
+
+
+def read_split_file(path: str) -> dict[str, str]:
+    """The splits of a `split.csv` with the columns subject and split."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        splits = {row["subject"]: row["split"] for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--split_file {path}: not a readable table ({error})") from None
+    except KeyError:
+        raise UserError(
+            f"--split_file {path}: expected the columns subject and split, as in a run's split.csv"
+        ) from None
+    for subject, split in splits.items():
+        if split not in SPLITS:
+            raise UserError(
+                f"--split_file {path}: subject {subject} has the split {split}; expected {', '.join(SPLITS)}"
+            )
+    return splits
+
+
+def split_table(data: Dataset) -> str:
+    """The splits of a dataset's subjects as the text of a `split.csv`."""
+    rows = [f"{subject},{name}" for name, split in data.splits.items() for subject in dict.fromkeys(split.subjects)]
+    return "\n".join(["subject,split", *rows]) + "\n"
+
+
+def shares_of(text: str) -> tuple[float, float, float]:
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or min(shares, default=-1) < 0 or abs(sum(shares) - 100) > 1e-6 or shares[0] == 0:
+        raise UserError(
+            f"--split is {text}; expected shares of train, validate and test that make 100, such as 85,10,5"
+        )
+    return shares
+
+
+def check_sizes(splits: dict[str, Split]) -> None:
+    """Raise UserError for splits of slices of different sizes."""
+    first, *others = ((name, split.images.shape[1:]) for name, split in splits.items())
+    for name, size in others:
+        if size != first[1]:
+            raise UserError(
+                f"the {name} slices have {size[0]}x{size[1]} pixels, the {first[0]} slices "
+                f"{first[1][0]}x{first[1][1]}; give --image_size to resample all to one size"
+            )
+
+
+def check_subjects(splits: dict[str, Split]) -> None:
+    """Raise UserError for a subject in two splits."""
+    seen: dict[str, str] = {}
+    for name, split in splits.items():
+        for subject in sorted(set(split.subjects)):
+            if subject in seen:
+                raise UserError(
+                    f"subject {subject} is in both the {seen[subject]} and the {name} split; "
+                    "move all slices of a subject to one split"
+                )
+            seen[subject] = name

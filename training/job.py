@@ -1,0 +1,148 @@
+"""What the stages of one run share, and how it is made ready: data, frame, checks before anything is written."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import ranks
+from common.cli import require
+from common.files import load_model, write_json, write_text
+from common.runtime import Progress, resolve_precision, versions
+from dataset import Dataset, Frame, Split, find_frame
+from sources import DataOptions, load
+from sources.loading import describe
+from sources.splits import split_table
+from training.coded_slices import CodedSlices
+from training.settings import Settings
+from utils import read_codes, read_config, run_folder
+from vqvae import VQVAE
+
+
+@dataclass
+class Job:
+    """What the stages of one run share."""
+
+    settings: Settings
+    folder: Path
+    data: Dataset
+    frame: Frame
+    device: torch.device
+    precision: str
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(h, w) of a code map."""
+        return self.frame.map_size(self.settings.downsample)
+
+    def validation(self) -> tuple[str, Split]:
+        """Name and slices of the split that the best weights are chosen on: never the test split."""
+        return self.data.best_split("validate", "train")
+
+    def codes(self) -> dict[str, Tensor]:
+        """Code maps `[N, h, w]` of each split, from the encode stage."""
+        codes = read_codes(self.folder)
+        require(
+            bool(codes),
+            f"{self.folder}: no codes.safetensors; encode with: python train.py --stage encode --out {self.folder}",
+        )
+        return codes
+
+    def coded_slices(self) -> CodedSlices:
+        """What the stages after the first learn from."""
+        codes, (scored, validation) = self.codes(), self.validation()
+        train = self.data.splits["train"]
+        return CodedSlices(train, validation, codes["train"], codes["train_mirrored"], codes[scored])
+
+    def vqvae(self) -> VQVAE:
+        """The trained VQ-VAE of the run folder."""
+        model = load_model(self.folder / "vqvae.safetensors", VQVAE)
+        return model.to(self.device, memory_format=torch.channels_last)
+
+
+def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
+    """Load the data and see that it fits the run."""
+    precision = resolve_precision(settings.precision, device)
+    data = ranks.first_before_others(lambda: load_data(settings.data_options, settings.cache))
+    frame = find_frame(data.splits["train"].images, settings.downsample)
+    job = Job(settings, folder, data, frame, device, precision)
+    print(
+        f"content frame {frame.height}x{frame.width} of {frame.image_height}x{frame.image_width} pixels, "
+        f"code maps {job.map_size[0]}x{job.map_size[1]}; {device}, {precision}; run folder {folder}",
+        flush=True,
+    )
+    height, width = job.map_size
+    positions = len(data.splits["train"]) * height * width
+    require(
+        settings.k <= positions,
+        f"--k is {settings.k}, but the training slices have only {positions} positions of {settings.downsample}x"
+        f"{settings.downsample} pixels to be given a code; lower --k or --downsample",
+    )
+    if settings.init is not None:
+        check_init(settings)
+    if (folder / "config.json").exists():
+        check_data(job)
+    return job
+
+
+def check_data(job: Job) -> None:
+    """Raise UserError when the data is not what the existing run was trained on."""
+    stored = read_config(job.folder)["data"]
+    found = data_summary(job)
+    for name in ("splits", "frame", "slices_per_subject"):
+        require(
+            found[name] == stored[name],
+            f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
+            f"{job.folder} was trained on {stored[name]}; start a new run with another --out",
+        )
+
+
+def data_summary(job: Job) -> dict[str, Any]:
+    return job.data.summary() | {"frame": asdict(job.frame)}
+
+
+def load_data(options: DataOptions, cache: str) -> Dataset:
+    """The slices that the options name; says what was found and what is missing."""
+    data = load(options, cache, Progress)
+    sizes = ", ".join(
+        f"{name} {len(split)} slices of {len(set(split.subjects))} subjects" for name, split in data.splits.items()
+    )
+    print(f"data: {data.title}: {sizes}")
+    if describe(data):
+        print(f"data: {describe(data)}")
+    for note in data.notes:
+        print(f"note: {note}")
+    return data
+
+
+def check_init(settings: Settings) -> None:
+    """Raise UserError unless the networks of the `--init` run fit this one."""
+    folder = run_folder(settings.init)
+    read_config(folder)
+    arguments = load_model(folder / "vqvae.safetensors", VQVAE).arguments
+    for name, key in (("k", "num_codes"), ("d", "code_dim"), ("downsample", "downsample")):
+        require(
+            getattr(settings, name) == arguments[key],
+            f"--init {settings.init}: its --{name} is {arguments[key]}, this run's {getattr(settings, name)}; make them equal",
+        )
+
+
+def write_config(job: Job) -> None:
+    """Write `config.json` and `split.csv`, unless they say all this already."""
+    config = {
+        "flags": asdict(job.settings) | {"resume": False, "stage": "all", "out": str(job.folder)},
+        "data": data_summary(job),
+        "versions": versions() | {"device": str(job.device), "precision": job.precision},
+    }
+    path = job.folder / "config.json"
+    if not path.exists() or read_config(job.folder) != config:
+        write_json(path, config)
+        write_text(job.folder / "split.csv", split_table(job.data))

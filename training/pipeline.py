@@ -1,0 +1,208 @@
+"""The stages of a run, one function each: every one reads what those before it left in the run folder and leaves more there.
+
+A new stage is a function here, with its name in `PIPELINE`; one that trains has a `loop.Stage` in a module of its own.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common import ranks
+from common.cli import require
+from common.files import load_model, replacing, write_json
+from common.runtime import seed_everything
+from dataset import Split, spread_over
+from inference.coding import decode, encode_splits
+from inference.drawing import draw_samples
+from models.sharp_decoder import SharpDecoder
+from pixelcnn import NUMBER, GatedPixelCNN
+from reporting import figures, pictures, report
+from scoring.bits import marginal_bits
+from scoring.evaluation import QUICK, Case, evaluate_split
+from scoring.metrics import radial_power
+from scoring.slices import score_split
+from training.job import Job
+from training.loop import finished_stages, fit, mark_finished, read_metrics
+from training.prior_stage import PriorStage
+from training.sharpen_stage import SharpenStage
+from training.vqvae_stage import VQVAEStage
+from utils import decoder_to_use, load_run, run_folder, with_sharp_decoder
+from vqvae import VQVAE
+
+Model = TypeVar("Model", bound=nn.Module)
+SHOWN = 32  # slices in a picture
+
+
+def stages_to_run(job: Job) -> list[str]:
+    """Names of the stages that are wanted and not done, in order."""
+    wanted, names = job.settings.stage, list(PIPELINE)
+    require(
+        wanted != "vqvae" or not any((job.folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
+        f"--stage vqvae: what was trained after it in {job.folder} belongs to the VQ-VAE that is there; "
+        "start a new run with another --out",
+    )
+    if wanted != "all":
+        return [wanted]
+    done = finished_stages(job.folder) if job.settings.resume else []
+    if done == names:
+        print(f"{job.folder}: this run is finished, there is nothing to resume")
+    return names[len(done) :]
+
+
+def run_stages(job: Job, names: list[str]) -> None:
+    """Run these stages; each reads what the ones before it left in the run folder."""
+    order = list(PIPELINE)
+    for name in names:
+        done = order[: order.index(name)]
+        if name in TOGETHER or ranks.first():
+            PIPELINE[name](job, done)
+        ranks.wait()
+        mark_finished(job.folder, [*done, name])
+
+
+def train_vqvae(job: Job, done: list[str]) -> None:
+    """Train the first stage; leaves `vqvae.safetensors` and its curves."""
+    s = job.settings
+    seed_everything(s.seed, "vqvae")
+    model = weights_to_start_from(job, "vqvae", VQVAE) or VQVAE(s.k, s.d, s.downsample)
+    model = model.to(job.device, memory_format=torch.channels_last)
+    scored, validation = job.validation()
+    if scored != "validate":
+        print("note: without a validation split, the best weights are those that score best on the training slices")
+    stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision, s.init is not None)
+    fit(stage, s.fit_settings("vqvae"), job.folder, done, s.resume)
+    if ranks.first():
+        path, title = job.pictures / "vqvae_train_status.png", f"VQ-VAE on {job.data.title}"
+        figures.vqvae_status(curves(job, "vqvae"), path, title, s.k, scored)
+
+
+def encode_slices(job: Job, done: list[str]) -> None:
+    """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
+    codes = encode_splits(job.vqvae(), job.data, job.frame, *job.data.splits)
+    with replacing(job.folder / "codes.safetensors") as temporary:
+        save_file(codes, temporary)
+
+
+def train_prior(job: Job, done: list[str]) -> None:
+    """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
+    s, data = job.settings, job.coded_slices()
+    seed_everything(s.seed, "prior")
+    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
+    conditions = ({} if data.train.positions is None else {"position": NUMBER}) | sizes
+    known = weights_to_start_from(job, "prior", GatedPixelCNN)
+    if known is None:
+        model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size)
+    else:
+        model = known.for_maps_of(*job.map_size)
+    codebook = job.vqvae().quantizer.codebook
+    stage = PriorStage(model.to(job.device), data, codebook, job.precision, known is not None)
+    fit(stage, s.fit_settings("prior"), job.folder, done, s.resume)
+    if ranks.first():
+        path, title = job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}"
+        marginal = marginal_bits(data.codes, data.validation_codes, s.k)
+        figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
+
+
+def train_sharp_decoder(job: Job, done: list[str]) -> None:
+    """Train the second decoder; leaves `sharp.safetensors`, its curves and a picture of what it restores."""
+    s, data = job.settings, job.coded_slices()
+    if s.no_sharpen:
+        return
+    vqvae = job.vqvae()
+    seed_everything(s.seed, "sharpen")
+    known = weights_to_start_from(job, "sharp", SharpDecoder)
+    stage = SharpenStage(vqvae, data, job.frame, job.precision, known and known.to(job.device))
+    fit(stage, s.fit_settings("sharpen"), job.folder, done, s.resume)
+    if ranks.first():
+        path, title = job.pictures / "sharp_train_status.png", f"Sharper decoder on {job.data.title}"
+        figures.sharp_status(curves(job, "sharp"), path, title, job.validation()[0])
+        picture_sharpness(job, vqvae, data.validation, data.validation_codes)
+
+
+def picture_sharpness(job: Job, vqvae: VQVAE, split: Split, codes: Tensor) -> None:
+    """A slice, what both decoders make of its codes, and the spectra of many."""
+    some = spread_over(len(split), SHOWN)
+    rows = {
+        "real": split.batch(some),
+        "reconstruction decoder": decode(vqvae, codes[some], job.frame),
+        "sharp decoder": decode(with_sharp_decoder(vqvae, job.folder), codes[some], job.frame),
+    }
+    spectra = {name: radial_power(each).mean(0).numpy() for name, each in rows.items()}
+    title = f"A {job.validation()[0]} slice of {job.data.title} and its reconstructions, and the mean spectra of {len(some)}"
+    pictures.sharpness(rows, spectra, job.frame, job.pictures / "sharpness.png", title)
+
+
+def sample_slices(job: Job, done: list[str]) -> None:
+    """Reconstruct held-out slices and draw new ones of the same positions; leaves their pictures."""
+    run, decoder = load_run(job.folder, job.device), decoder_to_use(job.folder)
+    painter = load_run(job.folder, job.device, decoder)
+    name, split = job.data.best_split("test", "validate")
+    codes = job.codes()[name][spread_over(len(split), SHOWN)]
+    real = split.evenly(SHOWN)
+    shown = pictures.HeldOut(
+        name,
+        real,
+        job.data.title,
+        real.batch(np.arange(len(real))),
+        codes,
+        decode(run.vqvae, codes, run.frame),
+        decode(painter.vqvae, codes, run.frame) if decoder == "sharp" else None,
+    )
+    seeds = [job.settings.seed, job.settings.seed + 1]
+    drawn = [
+        draw_samples(painter, real.numbers, len(real), seed=seed, title=f"sampling set {i + 1}")
+        for i, seed in enumerate(seeds)
+    ]
+    pictures.held_out(run, shown, job.pictures)
+    pictures.drawn(run, list(zip(seeds, drawn)), job.data.title, job.pictures)
+    pictures.side_by_side(shown, drawn[0], job.pictures)
+    pictures.architecture(run, job.pictures)
+
+
+def score_and_report(job: Job, done: list[str]) -> None:
+    """Score every held-out split; leaves `scores.json` and `report.md`, and prints the table."""
+    run, codes, decoder = load_run(job.folder, job.device), job.codes(), decoder_to_use(job.folder)
+    held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
+    first, *others = held_out
+    sharp = with_sharp_decoder(run.vqvae, job.folder) if decoder == "sharp" else None
+    case = Case(run, job.data, first, codes, QUICK, job.settings.seed, job.pictures, sharp, decoder)
+    scores = {first: evaluate_split(case)}
+    for name in others:
+        split = job.data.splits[name]
+        scores[name] = score_split(run.vqvae, run.prior, split, run.frame, codes["train"], name, codes[name])
+    write_json(job.folder / "scores.json", scores)
+    report.write(job.folder, run.config, scores)
+    print(report.table(scores))
+    print(report.of_samples(scores[first]))
+    minutes = (time.monotonic() - job.started) / 60
+    print(f"{minutes:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
+    print(f"Average SSIM on {first} dataset: {scores[first]['ssim']:.4f}", flush=True)
+
+
+def weights_to_start_from(job: Job, name: str, model_class: type[Model]) -> Model | None:
+    """The model of the `--init` run, ready to be trained on, or None where there is no such run or it has no such model."""
+    if job.settings.init is None:
+        return None
+    path = run_folder(job.settings.init) / f"{name}.safetensors"
+    return load_model(path, model_class).requires_grad_(True) if path.exists() else None
+
+
+def curves(job: Job, stage: str) -> list[dict[str, Any]]:
+    """What was logged of a stage, a record an epoch."""
+    return [record for record in read_metrics(job.folder) if record["stage"] == stage]
+
+
+PIPELINE: dict[str, Callable[[Job, list[str]], None]] = {
+    "vqvae": train_vqvae,
+    "encode": encode_slices,
+    "prior": train_prior,
+    "sharpen": train_sharp_decoder,
+    "sample": sample_slices,
+    "report": score_and_report,
+}
+TOGETHER = ("vqvae", "prior", "sharpen")  # stages that all processes take part in; the first one does the others alone

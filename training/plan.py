@@ -1,0 +1,66 @@
+"""What a call of `train.py` means: a new run, going on with one, or one stage of one anew."""
+
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from common.cli import require
+from training.loop import finished_stages
+from training.settings import EPOCHS, WHILE_RESUMING, Settings
+from utils import newest_run, read_config
+
+
+def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
+    """Settings and run folder.
+
+    A new run has the defaults and what was given. An existing one keeps what it was started with: `--resume` accepts no
+    other value for a flag that would change the result, `--stage` does, since it makes its stage anew.
+    """
+    settings = Settings(**given)
+    require(not (settings.resume and settings.stage != "all"), "--resume goes on with every stage; leave out --stage")
+    folder = Path(settings.out) if settings.out else None
+    if settings.resume or (settings.stage != "all" and folder is None):
+        folder = folder or newest_run("config.json")
+    if folder is None:
+        return settings, new_folder(settings)
+    require(not folder.exists() or folder.is_dir(), f"--out {folder} is a file; expected a folder or a new name")
+    started = (folder / "config.json").exists()
+    if not (settings.resume or (settings.stage != "all" and started)):
+        require(
+            not started, f"{folder} already holds a run; go on with it by --resume, or name another folder with --out"
+        )
+        return settings, folder
+    stored = read_config(folder)["flags"]
+    known = {field.name for field in fields(Settings)}
+    require(
+        stored.keys() <= known,
+        f"{folder / 'config.json'}: this version has no such flags: {', '.join(sorted(stored.keys() - known))}",
+    )
+    for name, value in given.items():
+        if settings.resume and name in EPOCHS and value > stored.get(name, value):
+            check_raised(folder, name, stored[name], value)
+            continue
+        require(
+            not settings.resume or name in WHILE_RESUMING or value == stored.get(name, value),
+            f"--{name} is {value}, but the run in {folder} was started with {stored.get(name)}; "
+            "leave it out, or start a new run with another --out",
+        )
+    if settings.stage == "sharpen":
+        stored["no_sharpen"] = False
+    return Settings(**(stored | given)), folder
+
+
+def check_raised(folder: Path, name: str, before: int, value: int) -> None:
+    """More epochs than the run was started with: possible as long as their stage is not finished."""
+    require(
+        EPOCHS[name] not in finished_stages(folder),
+        f"--{name} is {value}, but that stage of {folder} has ended after {before} epochs at most; "
+        "leave it out, or start a new run with another --out",
+    )
+    print(f"note: --{name} raised from {before} to {value}; the learning rate's schedule is stretched over all of them")
+
+
+def new_folder(settings: Settings) -> Path:
+    name = Path(settings.data).resolve().name if settings.data else "cohort"
+    return Path("runs") / f"{name}-f{settings.downsample}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,130 @@
+"""The flags of `train.py`."""
+
+from dataclasses import asdict, dataclass
+
+from common.cli import flag, require
+from sources.options import DataOptions
+from sources.scans import FORMATS
+from sources.volumes import AXES
+from training.loop import FitSettings
+
+WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache")  # flags that may differ from the run's own
+# flags that may be raised, and their stages
+EPOCHS = {"epoch": "vqvae", "epoch_prior": "prior", "epoch_sharpen": "sharpen"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `train.py`."""
+
+    epoch: int = flag(50, "Epochs of VQ-VAE training.")
+    batch: int = flag(32, "Batch size of VQ-VAE training.")
+    lr: float = flag(0.002, "Learning rate of VQ-VAE training.")
+    epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
+    batch_prior: int = flag(64, "Batch size of PixelCNN training.")
+    lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
+    epoch_sharpen: int = flag(10, "Epochs of training the sharp decoder.")
+    batch_sharpen: int = flag(8, "Batch size of training the sharp decoder.")
+    lr_sharpen: float = flag(0.002, "Learning rate of training the sharp decoder.")
+    no_sharpen: bool = flag(False, "Leave out the sharp decoder: samples are then as smooth as reconstructions.")
+    k: int = flag(512, "Number of codes.")
+    d: int = flag(64, "Dimension of a code.")
+    downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
+    data: str | None = flag(
+        None,
+        "Folder of slices or volumes, see --format; the built-in synthetic cohort where it is not given.",
+    )
+    format: str = flag(
+        "auto",
+        "What --data holds: "
+        + "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+        + "; auto recognises it.",
+        ("auto", *FORMATS),
+    )
+    axis: str = flag("axial", "Which way volumes are sliced.", tuple(AXES))
+    spacing: float = flag(1.0, "Millimetres between voxels that volumes are resampled to.")
+    slices: int = flag(32, "Slices of each volume, spread evenly over its central part that holds brain.")
+    slice_range: str | None = flag(
+        None,
+        "Shares of the axis, low:high in 0..1, that the slices of volumes are spread over instead, such as 0.3:0.7.",
+    )
+    split: str = flag(
+        "85,10,5",
+        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the "
+        "subject's name alone.",
+    )
+    split_file: str | None = flag(
+        None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
+    )
+    skip_bad: bool = flag(
+        False, "Leave out volumes and images that cannot be read, and say which, instead of stopping."
+    )
+    table: str | None = flag(None, "A .csv or .tsv file with a line a subject, such as participants.tsv.")
+    condition: str | None = flag(
+        None, "Columns of --table, separated by commas, that the prior is told, such as cdr,age,sex."
+    )
+    init: str | None = flag(
+        None,
+        "Run folder, or pretrained, whose weights the networks start from; they are trained further on the data given here.",
+    )
+    image_size: int | None = flag(
+        None,
+        "Resample slices to this many pixels a side; their own size where it is not given "
+        "(112 for the built-in cohort).",
+    )
+    out: str | None = flag(None, "Run folder; a new one under runs/ where it is not given.")
+    seed: int = flag(0, "Seed of everything random.")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps.")
+    precision: str = flag(
+        "auto",
+        "Arithmetic of training; auto is bf16 where the hardware has it. Codes are always computed in float32.",
+        ("auto", "float32", "bf16"),
+    )
+    patience: int = flag(
+        10, "Epochs without a better validation score after which a stage stops early; 0 never stops early."
+    )
+    save_every: float = flag(5.0, "Minutes between two checkpoints within an epoch; every epoch ends with one.")
+    stage: str = flag(
+        "all",
+        "Run one stage alone, from what the stages before it left in the run folder.",
+        ("all", "vqvae", "encode", "prior", "sharpen", "sample", "report"),
+    )
+    resume: bool = flag(
+        False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."
+    )
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work."""
+        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "epoch_sharpen", "batch_sharpen"):
+            require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("lr", "lr_prior", "lr_sharpen"):
+            require(
+                0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1"
+            )
+        require(1 <= self.d <= 4096, f"--d is {self.d}; expected 1 to 4096 dimensions")
+        require(2 <= self.k <= 2**16, f"--k is {self.k}; expected 2 to 65536 codes")
+        require(self.patience >= 0, f"--patience is {self.patience}; expected 0 (never stop early) or more")
+        require(self.save_every > 0, f"--save_every is {self.save_every}; expected minutes above 0")
+        require(
+            self.image_size is None or 8 <= self.image_size <= 4096,
+            f"--image_size is {self.image_size}; expected 8 to 4096 pixels",
+        )
+        self.data_options.check()
+        require(
+            not (self.no_sharpen and self.stage == "sharpen"), "--no_sharpen leaves out what --stage sharpen trains"
+        )
+
+    def fit_settings(self, stage: str) -> FitSettings:
+        """How long and how fast a stage trains."""
+        epochs, batch, lr = {
+            "vqvae": (self.epoch, self.batch, self.lr),
+            "prior": (self.epoch_prior, self.batch_prior, self.lr_prior),
+            "sharpen": (self.epoch_sharpen, self.batch_sharpen, self.lr_sharpen),
+        }[stage]
+        return FitSettings(epochs, batch, lr, self.patience, self.seed, self.save_every)
+
+    @property
+    def data_options(self) -> DataOptions:
+        """Where the slices come from."""
+        return DataOptions.of(asdict(self))

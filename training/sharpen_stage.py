@@ -1,0 +1,108 @@
+"""The third stage: how the sharp decoder takes a batch, and how it is scored after an epoch."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.runtime import autocast
+from dataset import Frame, spread_over
+from models.sharp_decoder import SharpDecoder
+from scoring.metrics import fine_power, ssim
+from scoring.realism import SMALLEST_SIDE, sliced_wasserstein
+from training.coded_slices import CodedSlices
+from training.loop import Stage, adamw, scored_slices
+from training.texture_losses import CodeScore, SpectrumScore, TextureScore
+from training.vqvae_stage import PIXELS
+from vqvae import VQVAE
+
+RESIDUAL_SLICES = 128  # training slices that say how strong texture is
+SPECTRUM_WEIGHT = 3.0  # of the distance of spectra in the loss
+CODE_WEIGHT = 0.4  # of finding the codes again in the pictures
+DECODED = 32  # slices decoded at a time when scoring
+
+
+class SharpenStage(Stage):
+    """Trains the second decoder on the code maps and slices of the training split; all else is frozen.
+
+    Scored by a mixture, on whole validation slices: SSIM - 0.1 |decimal logarithm of sharpness| - 0.5 x the sliced Wasserstein
+    distance of the finest level of the Laplacian pyramid.
+    """
+
+    name, score, higher_is_better = "sharp", "validate_mixture", True
+    average_decay = 0.999
+    chances = 3
+
+    def __init__(
+        self, vqvae: VQVAE, data: CodedSlices, frame: Frame, precision: str, decoder: SharpDecoder | None = None
+    ):
+        """decoder: one that has been trained before, to be trained further."""
+        self.vqvae, self.data, self.frame, self.precision = vqvae.requires_grad_(False), data, frame, precision
+        self.model = (decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
+        self.model.load_state_dict(vqvae.decoder.state_dict(), strict=False)  # trained further since, it may be
+        self.model.texture.requires_grad_(True)
+        self.size = len(data.train)
+        self.micro_batch = max(1, PIXELS // (2 * frame.height * frame.width))
+        self.scored = data.validation.evenly(scored_slices(self.size))
+        scored = spread_over(len(data.validation), scored_slices(self.size))
+        self.scored_codes = data.validation_codes[torch.from_numpy(scored)]
+        some = spread_over(self.size, RESIDUAL_SLICES)
+        images, known = self._images(some), self._codes(data.codes[torch.from_numpy(some)])
+        residuals = (images - vqvae.decode(known)).cpu()
+        self.texture_score = TextureScore(residuals, known.cpu(), vqvae.quantizer.num_codes)
+        self.spectrum_score = SpectrumScore(images)
+        self.code_score = CodeScore(vqvae, images, known)
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        return [adamw(self.model.texture.parameters(), lr)]
+
+    def before_step(self, step: int, steps: int) -> None:
+        self.texture_score.look_anew()
+
+    def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
+        images, chosen = self._images(indices), torch.from_numpy(indices)
+        swap = (chance[:, 0, None, None] < 0.5) & self.data.train.symmetric
+        codes = self._codes(torch.where(swap, self.data.mirrored_codes[chosen], self.data.codes[chosen]))
+        images = torch.where(swap[..., None].to(images.device), images.flip(2), images)
+        with autocast(images.device, self.precision):
+            features, picture = self.model.smooth(self.vqvae.quantizer.lookup(codes))
+            noise = [torch.Generator().manual_seed(int(x * 2**53)) for draw in (1, 2) for x in chance[:, draw].tolist()]
+            twice = features.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
+            first, second = self.model.textured(*twice, noise).chunk(2)
+            code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
+        texture_loss = self.texture_score(images, first, second, codes)
+        spectrum_loss = (self.spectrum_score(images, first) + self.spectrum_score(images, second)) / 2
+        loss = texture_loss + CODE_WEIGHT * code_loss + SPECTRUM_WEIGHT * spectrum_loss
+        parts = {"texture": texture_loss, "recoding": code_loss, "spectrum": spectrum_loss}
+        return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
+
+    def validate(self, model: SharpDecoder) -> dict[str, float]:
+        decoded = []
+        for part in self.scored_codes.split(DECODED):
+            with torch.inference_mode():
+                sharp = model(self.vqvae.quantizer.lookup(self._codes(part))).float().clamp(0, 1)
+            decoded.append(self.frame.pad(sharp.cpu()))
+        images = self.scored.batch(np.arange(len(self.scored)))
+        return sharpness_scores(torch.cat(decoded), images, self.frame)
+
+    def _images(self, indices: np.ndarray) -> Tensor:
+        device = self.vqvae.quantizer.codebook.device
+        return self.data.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
+
+    def _codes(self, codes: Tensor) -> Tensor:
+        return codes.long().to(self.vqvae.quantizer.codebook.device)
+
+
+def sharpness_scores(decoded: Tensor, images: Tensor, frame: Frame) -> dict[str, float]:
+    """What the sharp decoder is chosen by, of whole `[N, 1, H, W]` slices."""
+    inside, decoded_inside = frame.crop(images)[:, 0], frame.crop(decoded)[:, 0]
+    similarity = float(torch.cat([ssim(*pair) for pair in zip(decoded.split(32), images.split(32))]).double().mean())
+    sharpness = float(fine_power(decoded).double().sum() / fine_power(images).double().sum().clamp(min=1e-12))
+    scores = {"validate_ssim": similarity, "validate_sharpness": sharpness}
+    swd = 0.0
+    if min(inside.shape[1:]) >= SMALLEST_SIDE:
+        swd = sliced_wasserstein(decoded_inside, inside, torch.Generator().manual_seed(0))[0]
+        scores["validate_swd_0"] = swd
+    mixture = similarity - 0.1 * abs(math.log10(max(sharpness, 1e-6))) - 0.5 * swd / 1000
+    return scores | {"validate_mixture": mixture}
