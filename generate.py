@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.files import check_writable
 from common.runtime import resolve_device
 from inference.coding import decode, encode
-from inference.drawing import Samples, draw_samples, kept_positions, region_of, spread_numbers
+from inference.drawing import Request, Samples, draw_samples, kept_positions, region_of, spread_numbers
 from models.sampler import Draw
 from reporting import figures, pictures
 from sources.conditions import Condition, parse_where
@@ -185,7 +185,7 @@ def draw_new(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
     numbers, columns = slice_numbers(settings, run)
     count = len(numbers) if numbers is not None else settings.n or GRID_SLICES
     started = time.monotonic()
-    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, where=where)
+    samples = draw_samples(run, Request(count, numbers, settings.draw, settings.seed, where))
     print(f"drew and decoded {len(samples)} slices in {time.monotonic() - started:.1f} s")
     write_grids(samples if settings.slice == "all" else samples.first(GRID_SLICES), run, out, settings, columns)
     return samples
@@ -199,7 +199,8 @@ def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> S
     temperatures = settings.sweep.split(",")
     for text in temperatures:
         draw = Draw(float(text), settings.top_k, settings.top_p)
-        rows.append(draw_samples(run, numbers, settings.n, draw, settings.seed, f"temperature {text}", where=where))
+        request = Request(settings.n, numbers, draw, settings.seed, where)
+        rows.append(draw_samples(run, request, f"temperature {text}"))
     figures.rows_of_slices(
         [(f"temperature\n{text}", row.images.numpy()) for text, row in zip(temperatures, rows)],
         out / "swept_imgs.png",
@@ -262,7 +263,8 @@ def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
         )
     count = settings.n or COMPLETIONS
     numbers = np.full(count, number) if known else None
-    samples = draw_samples(run, numbers, count, settings.draw, settings.seed, "completing", codes[0], keep, where)
+    request = Request(count, numbers, settings.draw, settings.seed, where, codes[0], keep)
+    samples = draw_samples(run, request, "completing")
     kept = image[0, 0].clone()
     kept[region] = 0.5
     before = [image[0, 0], kept, decode(run.vqvae, codes, run.frame)[0, 0]]

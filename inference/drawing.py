@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,28 +45,35 @@ def spread_numbers(count: int, slices: int) -> np.ndarray:
     return np.arange(count) % slices if count >= slices else spread_over(slices, count)
 
 
-def draw_samples(
-    run: Run,
-    numbers: np.ndarray | None,
-    count: int,
-    draw: Draw = Draw(),
-    seed: int = 0,
-    title: str = "sampling",
-    codes: Tensor | None = None,
-    keep: Tensor | None = None,
-    where: Mapping[str, float] | None = None,
-) -> Samples:
-    """Draw code maps from the prior and decode them.
+@dataclass(frozen=True)
+class Request:
+    """The slices to draw from a run.
 
-    Args:
-        run: with a prior.
-        numbers: `[count]` slice numbers, or None for slices of unknown position.
-        count: slices to draw.
-        draw: temperature, top-k and top-p.
-        seed: the same seed draws the same slices.
-        title: of the progress bar.
-        codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
-        where: conditions of all slices, as the prior takes them (`sources.conditions.parse_where`); those not given are unknown.
+    count: how many. numbers: `[count]` slice numbers, or None for slices of unknown position.
+    draw: temperature, top-k and top-p. seed: the same seed draws the same slices.
+    where: conditions of all slices, as the prior takes them (`sources.conditions.parse_where`); those not given are unknown.
+    codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
+    """
+
+    count: int
+    numbers: np.ndarray | None = None
+    draw: Draw = Draw()
+    seed: int = 0
+    where: Mapping[str, float] = field(default_factory=dict)
+    codes: Tensor | None = None
+    keep: Tensor | None = None
+
+    def known(self, start: int, size: int, slices: int | None) -> Known:
+        """What is known of `size` of the maps, from number `start` on, in volumes of so many slices."""
+        position = None
+        if self.numbers is not None:
+            position = torch.from_numpy(self.numbers[start : start + size] / max(slices - 1, 1)).float()
+        conditions = {name: torch.full((size,), value) for name, value in self.where.items()}
+        return Known(position, conditions, self.codes, self.keep)
+
+
+def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples:
+    """Draw code maps from the prior of a run and decode them. title: of the progress bar.
 
     Raises:
         UserError: when the run has no prior or knows no slice positions.
@@ -77,22 +84,19 @@ def draw_samples(
             "train it with: python train.py --resume --out RUN"
         )
     slices = run.slices_per_subject
-    if numbers is not None and slices is None:
+    if request.numbers is not None and slices is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
-    position = None if numbers is None else torch.from_numpy(numbers / max(slices - 1, 1)).float()
     height, width = run.map_size
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(request.seed)
     parts = []
-    with Progress(height * -(-count // BATCH), title, "row") as progress:
-        for start in range(0, count, BATCH):
-            size = min(BATCH, count - start)
-            conditions = {name: torch.full((size,), value) for name, value in (where or {}).items()}
-            here = None if position is None else position[start : start + BATCH]
-            known = Known(here, conditions, codes, keep)
-            part = run.prior.draw_maps((size, height, width), draw, known, generator, progress.update)
-            parts.append(part.cpu())
+    with Progress(height * -(-request.count // BATCH), title, "row") as progress:
+        for start in range(0, request.count, BATCH):
+            size = min(BATCH, request.count - start)
+            known = request.known(start, size, slices)
+            maps = run.prior.draw_maps((size, height, width), request.draw, known, generator, progress.update)
+            parts.append(maps.cpu())
     drawn = torch.cat(parts)
-    return Samples(drawn, decode(run.vqvae, drawn, run.frame)[:, 0], numbers)
+    return Samples(drawn, decode(run.vqvae, drawn, run.frame)[:, 0], request.numbers)
 
 
 def region_of(text: str, frame: Frame) -> tuple[slice, slice]:

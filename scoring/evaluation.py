@@ -37,7 +37,7 @@ from torch import Tensor
 from common.runtime import Progress
 from dataset import Dataset, Split, spread_over
 from inference.coding import decode, encode, encode_split
-from inference.drawing import Samples, draw_samples, spread_numbers
+from inference.drawing import Request, Samples, draw_samples, spread_numbers
 from reporting import figures, pictures
 from scoring.bits import code_bits, lossless_bits, marginal_bits
 from scoring.memorisation import Audit, Slices, audit_copies
@@ -292,7 +292,7 @@ def draw(case: Case) -> Samples:
     slices, count = case.run.slices_per_subject, case.effort.samples
     numbers = None if slices is None else spread_numbers(count, slices)
     run = case.run._replace(vqvae=case.sharp) if case.decoder == "sharp" else case.run
-    return draw_samples(run, numbers, count, seed=case.seed, title="samples")
+    return draw_samples(run, Request(count, numbers, seed=case.seed), "samples")
 
 
 def score_realism(case: Case, samples: Samples) -> dict[str, Any]:

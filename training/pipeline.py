@@ -18,7 +18,7 @@ from common.files import load_model, replacing, write_json
 from common.runtime import seed_everything
 from dataset import Split, spread_over
 from inference.coding import decode, encode_splits
-from inference.drawing import draw_samples
+from inference.drawing import Request, draw_samples
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
@@ -155,7 +155,7 @@ def sample_slices(job: Job, done: list[str]) -> None:
     )
     seeds = [job.settings.seed, job.settings.seed + 1]
     drawn = [
-        draw_samples(painter, real.numbers, len(real), seed=seed, title=f"sampling set {i + 1}")
+        draw_samples(painter, Request(len(real), real.numbers, seed=seed), f"sampling set {i + 1}")
         for i, seed in enumerate(seeds)
     ]
     pictures.held_out(run, shown, job.pictures)
