@@ -13,7 +13,7 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -227,6 +227,30 @@ class GatedPixelCNN(nn.Module):
         other = GatedPixelCNN(**(self.arguments | {"marginal": (height, width)}))
         table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)[0]
         other.load_state_dict(self.state_dict() | {"log_marginal": table})
+        return other
+
+    def told_of(self, conditions: Mapping[str, int], kept: Collection[str]) -> "GatedPixelCNN":
+        """The same prior for other conditions: it keeps what it knows of those in `kept`, the others start as if they said
+        nothing."""
+        if dict(conditions) == self.arguments["conditions"] and set(kept) >= conditions.keys():
+            return self
+        other = GatedPixelCNN(**(self.arguments | {"conditions": dict(conditions)}))
+        names = [f"conditions.{part}.{name}" for name in kept for part in ("first", "unknown")]
+        state = {
+            key: value
+            for key, value in self.state_dict().items()
+            if not key.startswith(("conditions.first.", "conditions.unknown."))
+            or any(key == name or key.startswith(f"{name}.") for name in names)
+        }
+        if other.conditions is None:
+            state = {key: value for key, value in state.items() if not key.startswith("conditions.")}
+        elif self.conditions is None:
+            nn.init.zeros_(other.conditions.last[-1].weight), nn.init.zeros_(other.conditions.last[-1].bias)
+        else:
+            for name in conditions.keys() - set(kept):
+                for parameter in other.conditions.first[name].parameters():
+                    nn.init.zeros_(parameter)
+        other.load_state_dict(state, strict=False)
         return other
 
     @torch.no_grad()

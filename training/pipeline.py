@@ -27,12 +27,13 @@ from scoring.calibration import fit_temperature
 from scoring.evaluation import QUICK, Case, evaluate_split
 from scoring.metrics import radial_power
 from scoring.slices import score_split
+from sources.conditions import Condition
 from training.job import Job
 from training.loop import finished_stages, fit, mark_finished, read_metrics
 from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
 from training.vqvae_stage import VQVAEStage
-from utils import decoder_to_use, load_run, run_folder, with_sharp_decoder
+from utils import decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -100,7 +101,7 @@ def train_prior(job: Job, done: list[str]) -> None:
     if known is None:
         model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size)
     else:
-        model = known.for_maps_of(*job.map_size)
+        model = known.for_maps_of(*job.map_size).told_of(conditions, conditions_kept(job, known, conditions))
     codebook = job.vqvae().quantizer.codebook
     stage = PriorStage(model.to(job.device), data, codebook, job.precision, known is not None)
     fit(stage, s.fit_settings("prior"), job.folder, done, s.resume)
@@ -212,6 +213,19 @@ def weights_to_start_from(job: Job, name: str, model_class: type[Model]) -> Mode
         return None
     path = run_folder(job.settings.init) / f"{name}.safetensors"
     return load_model(path, model_class).requires_grad_(True) if path.exists() else None
+
+
+def conditions_kept(job: Job, prior: GatedPixelCNN, conditions: dict[str, int]) -> list[str]:
+    """The conditions that mean the same to the prior of the `--init` run as they do here; says which it has to learn."""
+    stored = read_config(run_folder(job.settings.init))["data"].get("conditions", {})
+    told = {name: Condition.from_json(value) for name, value in stored.items()}
+    same = {name for name, condition in job.data.conditions.items() if told.get(name) == condition} | {"position"}
+    kept = [name for name in conditions if name in same and name in prior.arguments["conditions"]]
+    for name in conditions.keys() - set(kept):
+        print(
+            f"note: --init {job.settings.init}: its prior was not told {name} as it is here; that is learned from nothing"
+        )
+    return kept
 
 
 def curves(job: Job, stage: str) -> list[dict[str, Any]]:
