@@ -50,8 +50,8 @@ class Settings:
     )
     split: str = flag(
         "85,10,5",
-        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the "
-        "subject's name alone.",
+        "Percent of the subjects for training, validation and test where the data has no splits; which split a subject is in "
+        "depends on its name alone.",
     )
     split_file: str | None = flag(
         None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
