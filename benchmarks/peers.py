@@ -27,6 +27,7 @@ from vqvae import VQVAE
 NUM_CODES, CODE_DIM = 512, 64
 TARGET_SSIM = 0.9068  # what the student project reports, of grids of slices
 BATCH = 32  # slices at a time when scoring
+MONAI_CHANNELS = 96  # its default
 
 
 class Peer:
@@ -151,16 +152,24 @@ class Reference(Peer):
 class Monai(Peer):
     name = "MONAI VQVAE"
 
-    def __init__(self, downsample: int, precision: str = "float32", lr: float = 3e-4, batch: int = 32):
+    def __init__(
+        self,
+        downsample: int,
+        precision: str = "float32",
+        lr: float = 3e-4,
+        batch: int = 32,
+        channels: int = MONAI_CHANNELS,
+    ):
+        """channels: of every level but the last, which has twice as many."""
         self.precision, self.batch = precision, batch
         levels = downsample.bit_length() - 1
-        channels = (*[96] * (levels - 1), 192)  # its defaults at three levels: 96, 96, 192
+        widths = (*[channels] * (levels - 1), 2 * channels)  # its defaults at three levels: 96, 96, 192
         self.model = MonaiVQVAE(
             spatial_dims=2,
             in_channels=1,
             out_channels=1,
-            channels=channels,
-            num_res_channels=channels,
+            channels=widths,
+            num_res_channels=widths,
             downsample_parameters=((2, 4, 1, 1),) * levels,
             upsample_parameters=((2, 4, 1, 1, 0),) * levels,
             num_embeddings=NUM_CODES,

@@ -1,36 +1,56 @@
 """The student project's network by its own recipe, for as long as it needs or for an hour: parts of `benchmarks/vqvae.py`.
 
     python benchmarks/vqvae.py --data data/keras_png_slices_data --part reference    # 2.4 hours on 2 cores at most
+    python benchmarks/vqvae.py --data data/keras_png_slices_data --part grids,report # of what is trained so far, and of ours
+    python benchmarks/vqvae.py --data data/keras_png_slices_data --part equal,report # MONAI and ours on as many slices
 
-It trains on the whole training split at its own learning rate and at the best of three others, which short trainings of equal
-length choose by their validation score. A training ends when the validation split passes the published SSIM, when its time is
-over, or when it is `beyond_hope`. It is stopped with Ctrl-C or a kill and goes on from its last checkpoint when started again.
+The reference trains on the whole training split at its own learning rate and at the best of three others, which short trainings
+of equal length choose by their validation score. A training ends when the validation split passes the published SSIM, when its
+time is over, or when it is `beyond_hope`. It may be killed: started again, it goes on from its last score.
 
 All times are core-pair time (`measuring.core_pair_seconds`), of training steps alone.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import bench_figures
 import numpy as np
 import torch
 from measuring import Results, core_pair_seconds
-from peers import TARGET_SSIM, Reference, score_peer
+from peers import MONAI_CHANNELS, TARGET_SSIM, Monai, Peer, Reference, score_peer
+from torch import Tensor
 
 from common.files import load_checkpoint, save_checkpoint
-from common.runtime import seed_everything
+from common.runtime import Progress, seed_everything
 from dataset import Dataset, Split
+from inference.coding import decode, encode
+from scoring.metrics import SSIM_WINDOW, ssim, ssim_map
+from training import loop
+from utils import PRETRAINED, load_run
 
 OWN_RATE = 0.002
 OTHER_RATES = (0.001, 0.0005, 0.0002)
 SCORE_EVERY = 60.0  # seconds of training between scores
 SCORED = 140  # validation slices of those scores, spread evenly; what passes there is scored on the whole split
 HOPELESS_SECONDS = 600.0  # with one code in use and a loss that does not fall, after which a training is given up
+PUBLISHED = (  # SSIM of grids of the validation split that its training notebook prints after each epoch
+    *(0.524, 0.734, 0.815, 0.856, 0.887, 0.886, 0.893, 0.901, 0.905, 0.907),
+    *(0.914, 0.915, 0.92, 0.92, 0.92, 0.92, 0.919, 0.923, 0.927, 0.929),
+)
+PUBLISHED_EPOCH = 9664
 KEPT = ("seconds", "wall_seconds", "steps", "curve", "outcome")
+GRID_SLICES, GRID_COLUMNS, GRID_PADDING = 32, 8, 2  # of the published SSIM: a batch, torchvision's defaults
+MONAI_BATCH, MONAI_RATE = 4, 1e-4  # the recipe that was the best of `MONAI_RECIPES` in three minutes
+MONAI_NARROW = 32  # channels of its narrower form: a third
+EQUAL_SCORED = 280  # validation slices of the comparison on equally many slices, spread evenly
 
 
 @dataclass
@@ -74,7 +94,7 @@ class Training:
 
     def step(self, train: Split) -> None:
         """One step on the next slices of the epoch; their order depends on the seed and the epoch alone."""
-        steps_an_epoch = len(train) // self.peer.batch
+        steps_an_epoch = max(1, len(train) // self.peer.batch)
         epoch, place = divmod(self.steps, steps_an_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(train))
         started, wall_started = core_pair_seconds(), time.monotonic()
@@ -94,18 +114,20 @@ class Training:
 
 
 def beyond_hope(curve: list[dict[str, float]]) -> bool:
-    """Whether the training has diverged for good: for `HOPELESS_SECONDS` every score has found one code in use, and the loss is not
-    finite or has not fallen since."""
+    """Whether the training has diverged for good: the loss is not finite, or for `HOPELESS_SECONDS` every score found one code
+    in use and the loss has not fallen since."""
+    if not math.isfinite(curve[-1]["loss"]):
+        return True
     late = [point for point in curve if point["seconds"] >= curve[-1]["seconds"] - HOPELESS_SECONDS]
     if len(late) == len(curve) or any(point["codes_used"] > 1 for point in late):
         return False
-    return not math.isfinite(late[-1]["loss"]) or late[-1]["loss"] >= late[0]["loss"]
+    return late[-1]["loss"] >= late[0]["loss"]
 
 
 def train(training: Training, data: Dataset, minutes: float, report: Callable[[], None]) -> None:
-    """Train until there have been so many minutes, or until it passes the target or is beyond hope; `report` follows each score.
+    """Train until there have been so many minutes, or until it passes the target or is beyond hope.
 
-    It is saved after each score.
+    After each score it is saved and `report` is called.
     """
     validation = data.splits["validate"]
     some = validation.evenly(SCORED)
@@ -134,7 +156,7 @@ def train_reference(settings: Any, data: Dataset, results: Results) -> None:
         training = Training.of(lr, settings.seed, folder)
 
         def report() -> None:
-            kept = {name: getattr(training, name) for name in KEPT} | {"lr": lr, "short_minutes": settings.short_minutes}
+            kept = {name: getattr(training, name) for name in KEPT} | {"short_minutes": settings.short_minutes}
             results.add("reference", f"learning rate {lr:g}", kept)
 
         train(training, data, minutes, report)
@@ -149,3 +171,166 @@ def train_reference(settings: Any, data: Dataset, results: Results) -> None:
 def score_after(curve: list[dict[str, float]], minutes: float) -> float:
     """SSIM of the first score at or after so many minutes, of the last one where there is none."""
     return next((point["ssim"] for point in curve if point["seconds"] >= minutes * 60), curve[-1]["ssim"])
+
+
+# --------------------------------------------------------------------------- the published SSIM, of grids
+
+
+def make_grid(images: Tensor) -> Tensor:
+    """`[B, 1, H, W]` -> `[1, 1, h, w]`, as torchvision's `make_grid` lays a batch out: rows of 8 with two pixels of zeros around
+    each slice, one slice as it is."""
+    if len(images) == 1:
+        return images
+    columns = min(GRID_COLUMNS, len(images))
+    rows, padding = -(-len(images) // columns), GRID_PADDING
+    height, width = images.shape[2] + padding, images.shape[3] + padding
+    grid = images.new_zeros(1, 1, rows * height + padding, columns * width + padding)
+    for place, image in enumerate(images):
+        top, left = (place // columns) * height + padding, (place % columns) * width + padding
+        grid[0, :, top : top + images.shape[2], left : left + images.shape[3]] = image
+    return grid
+
+
+def grid_ssim(images: Tensor, targets: Tensor) -> float:
+    """SSIM of the grid of a batch, over windows that lie inside it, as pytorch_msssim takes it."""
+    edge = SSIM_WINDOW // 2
+    return float(ssim_map(make_grid(images), make_grid(targets))[..., edge:-edge, edge:-edge].double().mean())
+
+
+@torch.no_grad()
+def both_measures(split: Split, reconstruct: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """SSIM of a split as this toolkit takes it, the mean over slices, and as the student project does, the mean over grids."""
+    values, grids = [], []
+    for _, images in split.batches(GRID_SLICES):
+        decoded = reconstruct(images)
+        values.append(ssim(decoded, images))
+        grids.append(grid_ssim(decoded, images))
+    return {"ssim": float(torch.cat(values).double().mean()), "grid_ssim": float(np.mean(grids)), "slices": len(split)}
+
+
+def compare_measures(settings: Any, data: Dataset, results: Results) -> None:
+    """Both measures of the references trained so far and of the weights that come with the toolkit, on the validation split.
+
+    The notebook that reports the published SSIM does not call `eval()`: there, batch norm takes the statistics of the batch. The
+    references are measured that way too.
+    """
+    split = data.splits["validate"]
+    for lr in (OWN_RATE, *OTHER_RATES):
+        training = Training.of(lr, settings.seed, Path(settings.out) / "reference")
+        if training.steps:
+            peer = training.peer
+            measures = both_measures(split, _reconstruction_by(peer, training=False))
+            in_batches = both_measures(split, _reconstruction_by(peer, training=True))
+            measures |= {f"{name}_in_batches": in_batches[name] for name in ("ssim", "grid_ssim")}
+            measures["slices_seen"] = training.curve[-1]["slices"]
+            results.add("grids", f"reference, learning rate {lr:g}", measures)
+    run = load_run(PRETRAINED)
+
+    def reconstruct(images: Tensor) -> Tensor:
+        return decode(run.vqvae, encode(run.vqvae, images, run.frame), run.frame)
+
+    results.add("grids", "oasis-vqvae, pretrained", both_measures(split, reconstruct))
+
+
+def _reconstruction_by(peer: Peer, training: bool) -> Callable[[Tensor], Tensor]:
+    """Slices encoded and decoded by a copy of the peer's network."""
+    peer = copy.copy(peer)
+    peer.model = copy.deepcopy(peer.model).train(training)
+    return lambda images: peer.decode(peer.encode(images))
+
+
+# --------------------------------------------------------------------------- MONAI on as many slices as ours
+
+
+def train_equally(
+    data: Dataset, results: Results, slices: int, train_ours: Callable[[Dataset], dict[str, Any]]
+) -> None:
+    """Train ours and MONAI's network, as it is and narrower, on the same slices, each once, in float32, and score all alike.
+
+    train_ours: trains as `train.py` does and scores on the validation split. What the results hold already is not trained again.
+    """
+    train, scored = data.splits["train"].evenly(slices), data.splits["validate"].evenly(EQUAL_SCORED)
+    done = results.values.get("equal", {})
+    if "oasis-vqvae" not in done:
+        with patch.object(loop, "time", SimpleNamespace(monotonic=core_pair_seconds)):
+            ours = train_ours(replace(data, splits=data.splits | {"validate": scored}))
+        results.add("equal", "oasis-vqvae", ours)
+    for name, channels in ((f"MONAI VQVAE, {MONAI_NARROW} channels", MONAI_NARROW), ("MONAI VQVAE", MONAI_CHANNELS)):
+        if name not in done:
+            seed_everything(0, "monai")
+            peer = Monai(4, "float32", MONAI_RATE, MONAI_BATCH, channels)
+            results.add("equal", name, train_once(peer, train) | score_peer(peer, scored) | {"slices": len(scored)})
+
+
+def train_once(peer: Peer, train: Split) -> dict[str, float]:
+    """Train a peer on each slice once, in random order."""
+    order, seconds, losses = np.random.default_rng(0).permutation(len(train)), 0.0, []
+    with Progress(len(train), peer.name, "slice") as progress:
+        for start in range(0, len(train), peer.batch):
+            started = core_pair_seconds()
+            indices = np.sort(order[start : start + peer.batch])
+            losses.append(peer.step(train.batch(indices)))
+            seconds += core_pair_seconds() - started
+            progress.update(len(indices))
+    return {"seconds": seconds, "slices_seen": len(train), "loss": float(np.mean(losses[-32:]))}
+
+
+# --------------------------------------------------------------------------- tables and the picture
+
+
+def write_tables(values: dict[str, Any], folder: Path) -> list[str]:
+    """What `results.json` holds of these parts as Markdown; the picture of the curves goes to the folder."""
+    text = []
+    if "reference" in values:
+        text.append(reference_table(values["reference"]))
+        curves = {name: one["curve"] for name, one in values["reference"].items()}
+        published = [((epoch + 1) * PUBLISHED_EPOCH, value) for epoch, value in enumerate(PUBLISHED)]
+        ours = values.get("equal", {}).get("oasis-vqvae")
+        bench_figures.reference_curves(curves, published, ours, TARGET_SSIM, folder / "reference_curves.png")
+    if "grids" in values:
+        text.append(grids_table(values["grids"]))
+    if "equal" in values:
+        text.append(equal_table(values["equal"]))
+    return text
+
+
+def reference_table(trainings: dict[str, Any]) -> str:
+    """The trainings of the reference as Markdown; what was stopped by its minutes alone has no outcome."""
+    rows = []
+    for name, one in trainings.items():
+        last, best = one["curve"][-1], max(one["curve"], key=lambda point: point["ssim"])
+        rows.append(
+            f"| {name} | {last['seconds'] / 60:.1f} | {last['slices']:,} | {last['ssim']:.4f} | "
+            f"{best['ssim']:.4f} at {best['slices']:,} | {last['codes_used']}; {last['perplexity']:.1f} | "
+            f"{last['codebook_loss']:.3g} | {one['outcome'] or 'time over'} |"
+        )
+    head = (
+        "| reference network | minutes | slices seen | SSIM | best SSIM | codes used; perplexity | codebook loss | outcome |\n"
+        "|---|--:|--:|--:|--:|--:|--:|---|"
+    )
+    return "\n".join([head, *rows])
+
+
+def grids_table(measures: dict[str, Any]) -> str:
+    """Both measures as Markdown."""
+    rows = []
+    for name, one in measures.items():
+        in_batches = one.get("grid_ssim_in_batches")
+        shown = "" if in_batches is None else f"{in_batches:.4f}"
+        rows.append(f"| {name} | {one['ssim']:.4f} | {one['grid_ssim']:.4f} | {shown} |")
+    head = "| SSIM, validation split | of slices | of grids | of grids, batch norm of the batch |\n|---|--:|--:|--:|"
+    return "\n".join([head, *rows])
+
+
+def equal_table(contenders: dict[str, Any]) -> str:
+    """Quality and time at equally many slices as Markdown."""
+    rows = [
+        f"| {name} | {one['slices_seen']:,} | {one['ssim']:.4f} | {one['codes_used']}; {one['perplexity']:.0f} | "
+        f"{one['seconds'] / 60:.1f} | {one['slices_seen'] / max(one['seconds'], 0.1):.1f} |"
+        for name, one in contenders.items()
+    ]
+    head = (
+        "| f=4, float32 | slices seen | quality: SSIM | codes used; perplexity | time: minutes | slices a second |\n"
+        "|---|--:|--:|--:|--:|--:|"
+    )
+    return "\n".join([head, *rows])

@@ -49,7 +49,19 @@ from training.vqvae_stage import VQVAEStage  # noqa: E402
 from utils import Run, load_run, read_config  # noqa: E402
 from vqvae import FLAT, VQVAE, VectorQuantizer  # noqa: E402
 
-PARTS = ("training", "monai", "reference", "rates", "quantizer", "speed", "codes", "choices", "report")
+PARTS = (
+    "training",
+    "monai",
+    "reference",
+    "grids",
+    "equal",
+    "rates",
+    "quantizer",
+    "speed",
+    "codes",
+    "choices",
+    "report",
+)
 VECTORS = 131_072  # latents of the quantiser's test
 SCORED = 140  # validation slices whose codes are looked at
 PEER_SCORED = (
@@ -77,7 +89,7 @@ class Settings:
     downsample: int = flag(4, "Pixels a code covers along each side; the reference network knows 4 alone.", (4, 8, 16))
     minutes: float = flag(15.0, "Training time that every contender is given.")
     reference_minutes: float = flag(60.0, "Training time after which the reference network is stopped for good.")
-    short_minutes: float = flag(6.0, "Training time of the reference network at each rate that is tried beside its own.")
+    short_minutes: float = flag(6.0, "Training time of the reference network at each rate tried beside its own.")
     batch: int = flag(4, "Slices a step of our own trainings.")
     lr: float = flag(0.002, "Learning rate of our own trainings.")
     precision: str = flag(
@@ -92,7 +104,7 @@ class Settings:
     def check(self) -> None:
         unknown = set(self.part.split(",")) - set(PARTS)
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-        need_data = {"training", "monai", "reference", "rates", "speed", "codes", "choices"} & set(self.part.split(","))
+        need_data = (set(PARTS) - {"quantizer", "report"}) & set(self.part.split(","))
         require(not need_data or self.data is not None, f"--part {self.part} needs --data")
 
     @property
@@ -150,6 +162,18 @@ def train_monai(settings: Settings, results: Results) -> None:
 def train_reference(settings: Settings, results: Results) -> None:
     """Train the reference network by its own recipe on the whole training split, and at the best of other rates."""
     reference.train_reference(settings, load_slice_set(settings.data, settings.cache, None, Progress), results)
+
+
+def compare_measures(settings: Settings, results: Results) -> None:
+    """The SSIM of grids beside that of slices, of the reference networks trained so far and of the weights that come along."""
+    reference.compare_measures(settings, load_slice_set(settings.data, settings.cache, None, Progress), results)
+
+
+def train_equally(settings: Settings, results: Results) -> None:
+    """Ours, briefly, and MONAI's VQVAE on the same slices."""
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
+    same = replace(settings, precision="float32", downsample=4)
+    reference.train_equally(data, results, BRIEF_SLICES, lambda data: train_ours(same, data, BRIEF_SLICES, 1))
 
 
 def train_ours(settings: Settings, data: Dataset, slices: int, epochs: int) -> dict[str, Any]:
@@ -476,6 +500,7 @@ def write_report(settings: Settings, results: Results) -> None:
         bench_figures.curves(curves, TARGET_SSIM, folder / f"ssim_by_time_f{downsample}.png")
     recipes = {f: values[f"monai_f{f}"] for f in (4, 8, 16) if f"monai_f{f}" in values}
     text += [monai_table(downsample, tried) for downsample, tried in recipes.items()]
+    text += reference.write_tables(values, folder)
     if "quantizer" in values:
         text.append(quantizer_table(values["quantizer"]))
     if "speed" in values:
@@ -628,6 +653,8 @@ PART_FUNCTIONS = {
     "training": train_all,
     "monai": train_monai,
     "reference": train_reference,
+    "grids": compare_measures,
+    "equal": train_equally,
     "rates": train_rates,
     "quantizer": quantizers,
     "speed": speeds,
