@@ -49,19 +49,19 @@ PUBLISHED_EPOCH = 9664
 KEPT = ("seconds", "wall_seconds", "steps", "curve", "outcome")
 GRID_SLICES, GRID_COLUMNS, GRID_PADDING = 32, 8, 2  # of the published SSIM: a batch, torchvision's defaults
 MONAI_BATCH, MONAI_RATE = 4, 1e-4  # the recipe that was the best of `MONAI_RECIPES` in three minutes
-MONAI_NARROW = 32  # channels of its narrower form: a third
+SAVE_EVERY = 16  # steps of its training between checkpoints
 EQUAL_SCORED = 280  # validation slices of the comparison on equally many slices, spread evenly
 
 
 @dataclass
 class Training:
-    """A reference network on its way.
+    """A peer on its way, kept in a checkpoint at `path`.
 
     steps: taken. seconds, wall_seconds: of the steps, core-pair and by the clock on the wall. curve: a point a score. losses,
     codebook_losses: of the steps since the last score. outcome: why the training has ended, "" while it has not.
     """
 
-    peer: Reference
+    peer: Peer
     seed: int
     path: Path
     steps: int = 0
@@ -73,19 +73,23 @@ class Training:
     codebook_losses: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, lr: float, seed: int, folder: Path) -> "Training":
-        """A new one, or the one whose checkpoint the folder holds."""
+    def of_reference(cls, lr: float, seed: int, folder: Path) -> "Training":
+        """A new training of the reference, or the one whose checkpoint the folder holds."""
         seed_everything(seed, "reference")
-        training = cls(Reference(4, lr), seed, folder / f"lr-{lr:g}.pt")
-        training.peer.model.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU, otherwise the same
-        training.path.parent.mkdir(parents=True, exist_ok=True)
-        if training.path.exists():
-            state = load_checkpoint(training.path)
-            training.peer.model.load_state_dict(state["model"])
-            training.peer.optimizers[0].load_state_dict(state["optimizer"])
+        peer = Reference(4, lr)
+        peer.model.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU, otherwise the same
+        return cls(peer, seed, folder / f"lr-{lr:g}.pt").restored()
+
+    def restored(self) -> "Training":
+        """Itself, where its checkpoint stands if there is one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            state = load_checkpoint(self.path)
+            self.peer.model.load_state_dict(state["model"])
+            self.peer.optimizers[0].load_state_dict(state["optimizer"])
             for name in KEPT:
-                setattr(training, name, state[name])
-        return training
+                setattr(self, name, state[name])
+        return self
 
     def save(self) -> None:
         state = {name: getattr(self, name) for name in KEPT}
@@ -100,7 +104,7 @@ class Training:
         started, wall_started = core_pair_seconds(), time.monotonic()
         indices = order[place * self.peer.batch : (place + 1) * self.peer.batch]
         self.losses.append(self.peer.step(train.batch(np.sort(indices))))
-        self.codebook_losses.append(self.peer.codebook_loss)
+        self.codebook_losses.append(getattr(self.peer, "codebook_loss", math.nan))
         self.seconds += core_pair_seconds() - started
         self.wall_seconds += time.monotonic() - wall_started
         self.steps += 1
@@ -153,7 +157,7 @@ def train_reference(settings: Any, data: Dataset, results: Results) -> None:
     folder, limit = Path(settings.out) / "reference", settings.reference_minutes
 
     def trained(lr: float, minutes: float) -> Training:
-        training = Training.of(lr, settings.seed, folder)
+        training = Training.of_reference(lr, settings.seed, folder)
 
         def report() -> None:
             kept = {name: getattr(training, name) for name in KEPT} | {"short_minutes": settings.short_minutes}
@@ -216,7 +220,7 @@ def compare_measures(settings: Any, data: Dataset, results: Results) -> None:
     """
     split = data.splits["validate"]
     for lr in (OWN_RATE, *OTHER_RATES):
-        training = Training.of(lr, settings.seed, Path(settings.out) / "reference")
+        training = Training.of_reference(lr, settings.seed, Path(settings.out) / "reference")
         if training.steps:
             peer = training.peer
             measures = both_measures(split, _reconstruction_by(peer, training=False))
@@ -243,7 +247,7 @@ def _reconstruction_by(peer: Peer, training: bool) -> Callable[[Tensor], Tensor]
 
 
 def train_equally(
-    data: Dataset, results: Results, slices: int, train_ours: Callable[[Dataset], dict[str, Any]]
+    settings: Any, data: Dataset, results: Results, slices: int, train_ours: Callable[[Dataset], dict[str, Any]]
 ) -> None:
     """Train ours and MONAI's network, as it is and narrower, on the same slices, each once, in float32, and score all alike.
 
@@ -255,24 +259,26 @@ def train_equally(
         with patch.object(loop, "time", SimpleNamespace(monotonic=core_pair_seconds)):
             ours = train_ours(replace(data, splits=data.splits | {"validate": scored}))
         results.add("equal", "oasis-vqvae", ours)
-    for name, channels in ((f"MONAI VQVAE, {MONAI_NARROW} channels", MONAI_NARROW), ("MONAI VQVAE", MONAI_CHANNELS)):
+    for channels in map(int, settings.monai_channels.split(",")):
+        name = f"MONAI VQVAE, {channels} channels" + " (its default)" * (channels == MONAI_CHANNELS)
         if name not in done:
-            seed_everything(0, "monai")
+            seed_everything(settings.seed, "monai")
             peer = Monai(4, "float32", MONAI_RATE, MONAI_BATCH, channels)
-            results.add("equal", name, train_once(peer, train) | score_peer(peer, scored) | {"slices": len(scored)})
+            training = Training(peer, settings.seed, Path(settings.out) / "equal" / f"monai-{channels}.pt").restored()
+            train_once(training, train)
+            trained = {"seconds": training.seconds, "slices_seen": training.steps * peer.batch}
+            results.add("equal", name, trained | score_peer(peer, scored) | {"slices": len(scored)})
 
 
-def train_once(peer: Peer, train: Split) -> dict[str, float]:
-    """Train a peer on each slice once, in random order."""
-    order, seconds, losses = np.random.default_rng(0).permutation(len(train)), 0.0, []
-    with Progress(len(train), peer.name, "slice") as progress:
-        for start in range(0, len(train), peer.batch):
-            started = core_pair_seconds()
-            indices = np.sort(order[start : start + peer.batch])
-            losses.append(peer.step(train.batch(indices)))
-            seconds += core_pair_seconds() - started
-            progress.update(len(indices))
-    return {"seconds": seconds, "slices_seen": len(train), "loss": float(np.mean(losses[-32:]))}
+def train_once(training: Training, train: Split) -> None:
+    """Train on each slice once, in random order."""
+    steps = len(train) // training.peer.batch
+    with Progress(steps, training.path.stem, "step", initial=training.steps) as progress:
+        while training.steps < steps:
+            training.step(train)
+            progress.update(1)
+            if training.steps % SAVE_EVERY == 0 or training.steps == steps:
+                training.save()
 
 
 # --------------------------------------------------------------------------- tables and the picture

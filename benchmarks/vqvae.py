@@ -90,6 +90,7 @@ class Settings:
     minutes: float = flag(15.0, "Training time that every contender is given.")
     reference_minutes: float = flag(60.0, "Training time after which the reference network is stopped for good.")
     short_minutes: float = flag(6.0, "Training time of the reference network at each rate tried beside its own.")
+    monai_channels: str = flag("32,96", "Channels of MONAI's VQVAE where it sees as many slices as ours, one or more.")
     batch: int = flag(4, "Slices a step of our own trainings.")
     lr: float = flag(0.002, "Learning rate of our own trainings.")
     precision: str = flag(
@@ -173,7 +174,8 @@ def train_equally(settings: Settings, results: Results) -> None:
     """Ours, briefly, and MONAI's VQVAE on the same slices."""
     data = load_slice_set(settings.data, settings.cache, None, Progress)
     same = replace(settings, precision="float32", downsample=4)
-    reference.train_equally(data, results, BRIEF_SLICES, lambda data: train_ours(same, data, BRIEF_SLICES, 1))
+    ours = partial(train_ours, same, slices=BRIEF_SLICES, epochs=1)
+    reference.train_equally(settings, data, results, BRIEF_SLICES, ours)
 
 
 def train_ours(settings: Settings, data: Dataset, slices: int, epochs: int) -> dict[str, Any]:

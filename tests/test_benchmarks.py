@@ -90,6 +90,7 @@ def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     }.items():
         monkeypatch.setattr(bench.reference, name, value)
     flags = ["--minutes", "0.02", "--reference_minutes", "0.025", "--short_minutes", "0.008", "--repeats", "1"]
+    flags += ["--monai_channels", "4,96"]
     flags += ["--runs", run, "--cache", cache]
     parts = ["--part", ",".join(bench.PARTS), "--data", str(data), "--out", str(out)]
     bench.main([*parts, *flags])
@@ -149,12 +150,12 @@ def test_training_of_the_reference_goes_on_where_it_was_stopped(tmp_path, load):
     bench = load("reference")
     draw_slices(tmp_path, "train", range(4), slices=16, size=(32, 32))
     train = load_slice_set(tmp_path, tmp_path / "cache").splits["train"]
-    whole, stopped = (bench.Training.of(0.002, 0, tmp_path / name) for name in ("whole", "stopped"))
+    whole, stopped = (bench.Training.of_reference(0.002, 0, tmp_path / name) for name in ("whole", "stopped"))
     for training in (whole, stopped):
         training.step(train)
     stopped.score(train)
     stopped.save()
-    again = bench.Training.of(0.002, 0, tmp_path / "stopped")
+    again = bench.Training.of_reference(0.002, 0, tmp_path / "stopped")
     assert (again.steps, again.curve) == (1, stopped.curve)
     again.peer.model.train()
     for training in (whole, again):
