@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.cli import flag, parse_flags, require, run_main
+from common.errors import UserError
 from common.files import write_json
 from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset
@@ -25,6 +26,7 @@ from reporting import report
 from scoring.evaluation import FULL, QUICK, Case, evaluate_split
 from sources import DataOptions, load
 from sources.conditions import Condition
+from sources.loading import with_conditions
 from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
 
 
@@ -39,7 +41,11 @@ class Settings:
         None,
         "Folder of slices or volumes, read as the run's own data was; the data the run was trained on where it is not given.",
     )
-    table: str | None = flag(None, "Table of the run's conditions for --data; the run's own where it is not given.")
+    table: str | None = flag(
+        None,
+        "Table of the run's conditions for --data; the run's own where it is not given. Where that is gone or says nothing of "
+        "these subjects, slices are scored without conditions.",
+    )
     split: str | None = flag(
         None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
     )
@@ -67,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
-    data = load_data(settings, run)
+    data, notes = load_data(settings, run)
     name = settings.split or data.best_split("test", "validate")[0]
     require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
     split = data.splits[name]
@@ -88,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     decoder = decoder_to_use(folder, settings.decoder)
     kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder  # the toolkit's own folder stays as it is
     codes = known_codes(settings, folder, run, data)
-    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder)
+    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder, notes)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))
@@ -113,14 +119,28 @@ def known_codes(settings: Settings, folder: Path, run: Run, data: Dataset) -> di
     return encode_splits(run.vqvae, data, run.frame, "train")
 
 
-def load_data(settings: Settings, run: Run) -> Dataset:
-    """The folder of --data, else the data the run was trained on."""
+def load_data(settings: Settings, run: Run) -> tuple[Dataset, list[str]]:
+    """The folder of --data, else the data the run was trained on, and what is to be said of the scores on it: that the prior was
+    told no conditions, where the run has them and its own table has none for this data."""
     options, data = DataOptions.of(run.config["flags"]), run.config["data"]
     known = {name: Condition.from_json(value) for name, value in data.get("conditions", {}).items()}
     if settings.data is not None:
         options = replace(options, data=settings.data, format="auto")
     options = replace(options, table=settings.table or options.table)
-    return load(options, settings.cache, Progress, settings.split, data["slices_per_subject"], known)
+    require(bool(known) or settings.table is None, "--table: this run's prior was told no conditions; leave it out")
+    bare = replace(options, table=None, condition=None)
+    found = load(bare, settings.cache, Progress, settings.split, data["slices_per_subject"])
+    if not known:
+        return found, []
+    try:
+        return with_conditions(found, options, known), []
+    except UserError as error:
+        if settings.table is not None:
+            raise
+        names = ", ".join(known)
+        note = f"scored without the conditions {names}, as slices of which they are unknown ({error})"
+        print(f"note: {note}; give the table of this data with --table")
+        return found, [note]
 
 
 if __name__ == "__main__":
