@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.cli import flag, parse_flags, require, run_main
+from common.errors import UserError
 from common.files import write_json
 from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset
@@ -26,6 +27,8 @@ from reporting import report
 from scoring.evaluation import FULL, QUICK, Case, evaluate_split
 from sources import DataOptions, load
 from sources.conditions import Condition
+from sources.loading import with_conditions
+from training.job import content_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
 
 
@@ -40,7 +43,11 @@ class Settings:
         None,
         "Folder of slices or volumes, read as the run's own data was; the data the run was trained on where it is not given.",
     )
-    table: str | None = flag(None, "Table of the run's conditions for --data; the run's own where it is not given.")
+    table: str | None = flag(
+        None,
+        "Table of the run's conditions for --data; the run's own where it is not given. Where that is gone or says nothing of "
+        "these subjects, slices are scored without conditions.",
+    )
     split: str | None = flag(
         None, "Split to score; test where there is one, else validate, where it is not given.", SPLITS
     )
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
-    data = load_data(settings, run)
+    data, notes = load_data(settings, run)
     name = settings.split or data.best_split("test", "validate")[0]
     require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
     split = data.splits[name]
@@ -90,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = is_own(run, data)
     kept = results_folder(folder, None if own else data)
     codes = known_codes(folder, run, data, own)
-    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder)
+    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder, notes)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))
@@ -106,9 +113,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def is_own(run: Run, data: Dataset) -> bool:
-    """Whether this is the data that the run was trained on, wherever it lies now: the same splits, subjects and slices."""
+    """Whether this is the data that the run was trained on, wherever it lies now: the same splits, of the same slices."""
     stored, found = run.config["data"], data.summary()
-    return all(found[name] == stored[name] for name in ("kind", "slices_per_subject", "splits"))
+    if any(found[name] != stored[name] for name in ("kind", "slices_per_subject", "splits")):
+        return False
+    return all(content_of(data.splits[name]) == content for name, content in stored.get("content", {}).items())
 
 
 def results_folder(folder: Path, other: Dataset | None) -> Path:
@@ -127,14 +136,28 @@ def known_codes(folder: Path, run: Run, data: Dataset, own: bool) -> dict[str, T
     return encode_splits(run.vqvae, data, run.frame, "train") if own and "train" in data.splits else {}
 
 
-def load_data(settings: Settings, run: Run) -> Dataset:
-    """The folder of --data, else the data the run was trained on."""
+def load_data(settings: Settings, run: Run) -> tuple[Dataset, list[str]]:
+    """The folder of --data, else the data the run was trained on, and what is to be said of the scores on it: that the prior was
+    told no conditions, where the run has them and its own table has none for this data."""
     options, data = DataOptions.of(run.config["flags"]), run.config["data"]
     known = {name: Condition.from_json(value) for name, value in data.get("conditions", {}).items()}
     if settings.data is not None:
         options = replace(options, data=settings.data, format="auto")
     options = replace(options, table=settings.table or options.table)
-    return load(options, settings.cache, Progress, settings.split, data["slices_per_subject"], known)
+    require(bool(known) or settings.table is None, "--table: this run's prior was told no conditions; leave it out")
+    bare = replace(options, table=None, condition=None)
+    found = load(bare, settings.cache, Progress, settings.split, data["slices_per_subject"])
+    if not known:
+        return found, []
+    try:
+        return with_conditions(found, options, known), []
+    except UserError as error:
+        if settings.table is not None:
+            raise
+        names = ", ".join(known)
+        note = f"scored without the conditions {names}, as slices of which they are unknown ({error})"
+        print(f"note: {note}; give the table of this data with --table")
+        return found, [note]
 
 
 if __name__ == "__main__":

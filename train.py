@@ -15,16 +15,18 @@ work on it.
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from common import ranks
 from common.cli import parse_flags, run_main
 from common.files import check_writable
 from common.runtime import resolve_device
-from training.job import prepare, write_config
+from training.job import Job, prepare, write_config
 from training.loop import Interrupted
-from training.pipeline import run_stages, stages_to_run
+from training.pipeline import check_stages, run_stages
 from training.plan import plan
-from training.settings import EPOCHS, Settings
+from training.settings import EPOCHS, PLACES, Settings
+from training.standing import begin_anew, begin_run
 from utils import held
 
 
@@ -35,19 +37,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = ranks.join(resolve_device(settings.device))
     folder = ranks.from_first(lambda: folder)
     job = prepare(settings, folder, device)
-    stages = stages_to_run(job)
+    check_stages(job)
     check_writable(folder, "--out")
     ranks.wait()  # all have read what is there, now it may change
     try:
         with held(folder) if ranks.first() else nullcontext():
-            if ranks.first() and (not settings.resume or given.keys() & EPOCHS.keys()):
-                write_config(job)
-            run_stages(job, stages)
+            if ranks.first():
+                begin(job, given)
+            ranks.wait()
+            run_stages(job)
         ranks.leave()
     except (Interrupted, KeyboardInterrupt) as stop:
         name = str(stop) or "SIGINT"
         print(f"stopped by {name}; go on with: python train.py --resume --out {folder}", flush=True)
         raise SystemExit(128 + signal.Signals[name]) from None
+
+
+def begin(job: Job, given: dict[str, Any]) -> None:
+    """Write what is to be done: that a stage is made anew before with which flags, so that no stage is said to be finished with
+    flags that it was not run with."""
+    if job.settings.resume:
+        if given.keys() & {*EPOCHS, *PLACES}:
+            write_config(job)
+        return
+    if (job.folder / "config.json").exists():
+        begin_anew(job.folder, job.settings.stage)
+    else:
+        begin_run(job.folder)
+    write_config(job)
 
 
 if __name__ == "__main__":

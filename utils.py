@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import UNFINISHED, load_model
+from common.files import UNFINISHED, hash_of, hash_of_file, load_model, vqvae_named_by
 from dataset import Frame
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import GatedPixelCNN
@@ -21,6 +21,7 @@ from vqvae import VQVAE
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # a run folder that comes with the toolkit
 SHARP_WEIGHTS = "sharp.safetensors"  # of the second decoder, where a run has one
+CODES = "codes.safetensors"  # the code maps of the run's data
 
 
 class Run(NamedTuple):
@@ -55,17 +56,34 @@ def load_run(directory: str | Path, device: torch.device | str = "cpu", decoder:
         decoder: "faithful", the VQ-VAE's own, or "sharp", the second one: which of them `vqvae.decode` uses.
 
     Raises:
-        UserError: when the folder is no run, a file in it is damaged, or it has no sharp decoder.
+        UserError: when the folder is no run, a file in it is damaged or belongs to another VQ-VAE, or it has no sharp decoder.
     """
     directory = Path(directory)
     config = read_config(directory)
-    vqvae = load_model(directory / "vqvae.safetensors", VQVAE)
+    vqvae, prior, prior_path = load_model(directory / "vqvae.safetensors", VQVAE), None, directory / "prior.safetensors"
+    if prior_path.exists():
+        prior = load_model(prior_path, GatedPixelCNN).to(device)
+        check_belongs(prior_path, hash_of(vqvae.state_dict()), "prior")
     if decoder == "sharp":
         vqvae = with_sharp_decoder(vqvae, directory)
     vqvae = vqvae.to(device, memory_format=torch.channels_last)
-    prior_path = directory / "prior.safetensors"
-    prior = load_model(prior_path, GatedPixelCNN).to(device) if prior_path.exists() else None
     return Run(vqvae, prior, Frame(**config["data"]["frame"]), config)
+
+
+def check_belongs(path: Path, vqvae: str, stage: str) -> None:
+    """Raise UserError for a file that was made from another VQ-VAE; one that does not say from which is taken as it is.
+
+    Args:
+        path: of codes or weights in a run folder.
+        vqvae: `hash_of` the VQ-VAE that they are to be used with.
+        stage: of the pipeline, that makes such a file.
+    """
+    if vqvae_named_by(path) not in (None, vqvae):
+        what, again = ("codes", "encode") if stage == "encode" else ("trained on codes", "train it")
+        raise UserError(
+            f"{path}: {what} of another VQ-VAE than {path.parent / 'vqvae.safetensors'}; {again} anew with: "
+            f"python train.py --stage {stage} --out {path.parent}"
+        )
 
 
 def decoder_to_use(directory: str | Path, asked: str | None = None) -> str:
@@ -83,9 +101,15 @@ def decoder_to_use(directory: str | Path, asked: str | None = None) -> str:
 
 
 def with_sharp_decoder(vqvae: VQVAE, directory: str | Path) -> VQVAE:
-    """The VQ-VAE with the run's second decoder in place of its own; the one given stays as it is."""
+    """The VQ-VAE with the run's second decoder in place of its own; the one given stays as it is.
+
+    Raises:
+        UserError: when there is none, or it was trained beside another VQ-VAE.
+    """
     decoder_to_use(directory, "sharp")
-    decoder = load_model(Path(directory) / SHARP_WEIGHTS, SharpDecoder)
+    path = Path(directory) / SHARP_WEIGHTS
+    decoder = load_model(path, SharpDecoder)
+    check_belongs(path, hash_of(vqvae.state_dict()), "sharpen")
     return vqvae.with_decoder(decoder.to(vqvae.quantizer.codebook.device, memory_format=torch.channels_last))
 
 
@@ -134,11 +158,18 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_codes(directory: Path) -> dict[str, Tensor]:
-    """Code maps `[N, h, w]` of each split that the run's encode stage left; empty where it left none."""
-    path = directory / "codes.safetensors"
+    """Code maps `[N, h, w]` of each split that the run's encode stage left; empty where it left none.
+
+    Raises:
+        UserError: when they are damaged, or codes of another VQ-VAE than the one beside them.
+    """
+    path, vqvae = directory / CODES, directory / "vqvae.safetensors"
     try:
-        return load_file(path) if path.exists() else {}
-    except SafetensorError as error:
+        codes = load_file(path) if path.exists() else {}
+        if codes and vqvae.exists():
+            check_belongs(path, hash_of_file(vqvae), "encode")
+        return codes
+    except (SafetensorError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}"
         ) from None

@@ -190,7 +190,7 @@ def train_ours(settings: Settings, data: Dataset, codes: dict[str, Tensor], code
     stage = _stage(settings, data, codes, codebook, spread_over(stage.size, maps // epochs))
     folder = Path(settings.out) / "ours"
     folder.mkdir(parents=True, exist_ok=True)
-    fit(stage, FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0), folder, [], resume=False)
+    fit(stage, FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, 5.0), folder, resume=False)
     records = read_metrics(folder)
     best = load_model(folder / "prior.safetensors", GatedPixelCNN)
     curve = [{name: record[name] for name in ("seconds", "train_bits", "validate_bits")} for record in records]

@@ -198,7 +198,7 @@ def our_stage(settings: Settings, data: Dataset, slices: int) -> VQVAEStage:
 def fit_and_score(stage: VQVAEStage, settings: FitSettings, folder: Path, validation: Split) -> dict[str, Any]:
     """Train a stage and score its best weights; the curve is the validation SSIM after each epoch."""
     folder.mkdir(parents=True, exist_ok=True)
-    fit(stage, settings, folder, [], resume=False)
+    fit(stage, settings, folder, resume=False)
     records = read_metrics(folder)
     best = load_model(folder / "vqvae.safetensors", VQVAE).to(memory_format=torch.channels_last)
     scores = score_split(best, None, validation, stage.frame)

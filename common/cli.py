@@ -17,9 +17,9 @@ Settings = TypeVar("Settings")
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def flag(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
-    """A dataclass field that is a command-line flag."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def flag(default: Any, help: str, choices: Sequence[Any] | None = None, alias: str | None = None) -> Any:
+    """A dataclass field that is a command-line flag. alias: another name by which it can be given."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "alias": alias})
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,7 +58,8 @@ def parse_flags(settings: type[Settings], description: str, argv: Sequence[str] 
             options |= {"type": kind, "choices": field.metadata["choices"]}
             if field.metadata["choices"] is None:
                 options["metavar"] = field.name.upper()
-        parser.add_argument(f"--{field.name}", **options)
+        names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
+        parser.add_argument(*names, dest=field.name, **options)
     return vars(parser.parse_args([_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]))
 
 

@@ -8,14 +8,14 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import UserError, cannot_write
@@ -113,12 +113,54 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(type(error).__name__) from None
 
 
-def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None) -> None:
-    """Save weights as safetensors, with the class and the arguments that rebuild the model in the file's header."""
+def save_model(path: Path, model: nn.Module, state: dict[str, Tensor] | None = None, vqvae: str | None = None) -> None:
+    """Save weights as safetensors, with the class and the arguments that rebuild the model in the file's header.
+
+    vqvae: `hash_of` the VQ-VAE that they belong to, for the header too.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or model.state_dict()).items()}
-    header = {"class": type(model).__name__, "arguments": model.arguments}
+    save_tensors(path, tensors, {"class": type(model).__name__, "arguments": model.arguments}, vqvae)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], vqvae: str | None = None) -> None:
+    """Save tensors as safetensors. vqvae: as in `save_model`."""
+    belonging = {} if vqvae is None else {"vqvae": vqvae}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"model": json.dumps(header)})  # one key: safetensors shuffles several
+        save_file(
+            tensors, temporary, {"model": json.dumps(header | belonging)}
+        )  # one key: safetensors shuffles several
+
+
+def vqvae_named_by(path: Path) -> str | None:
+    """`hash_of` the VQ-VAE that a file of this toolkit belongs to; None where it does not say, as those of version 0.1.0.
+
+    Raises:
+        SafetensorError, ValueError, AttributeError: for a damaged or foreign file.
+    """
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("model", "{}")).get("vqvae")
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name: the same on every device, in every memory format and after saving them anew."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(repr((name, str(tensor.dtype), list(tensor.shape))).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """`hash_of` the tensors of a safetensors file.
+
+    Raises:
+        UserError: when it is none.
+    """
+    try:
+        return hash_of(load_file(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: not weights of this toolkit: {error}") from None
 
 
 def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 from PIL import Image
 
@@ -363,8 +364,13 @@ def codes_beside_slices(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure with a palette of 256 colours, a third of the size of full colour and no different to the eye."""
+    """Write the figure with a palette of 256 colours, a third of the size of full colour and no different to the eye.
+
+    Its text is drawn as it stands: names of subjects and folders may hold what would be a formula.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for text in set(figure.findobj(Text)) - _tick_labels(figure):
+        text.set_parse_math(False)
     figure.canvas.draw()
     pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
@@ -374,3 +380,9 @@ def save_figure(figure: Figure, path: Path) -> None:
         path.unlink(missing_ok=True)  # a half of it
         error.filename = str(path)
         raise
+
+
+def _tick_labels(figure: Figure) -> set[Text]:
+    """The numbers at the axes, whose powers of ten matplotlib itself writes as formulas."""
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    return {label for axis in axes for minor in (False, True) for label in axis.get_ticklabels(minor=minor)}

@@ -53,7 +53,7 @@ def load(
             data = load_slice_set(root, cache, options.image_size, progress, required, slices_per_subject)
         else:
             data = _load_scans(root, kind, options, Path(cache), progress, required, slices_per_subject)
-    return data if options.table is None else _with_conditions(data, options, known)
+    return data if options.table is None else with_conditions(data, options, known)
 
 
 def _load_scans(
@@ -118,8 +118,12 @@ def _geometry(space: Space, planes: list[int], options: DataOptions) -> dict[str
     return {"axis": options.axis, "shape": list(space.shape), "affine": space.affine.tolist(), "planes": planes}
 
 
-def _with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condition] | None) -> Dataset:
-    """The dataset with what the table says of each slice's subject."""
+def with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condition] | None) -> Dataset:
+    """The dataset with what the table of the options says of each slice's subject. known: as in `load`.
+
+    Raises:
+        UserError: when the table cannot be read, or says nothing of the data's subjects.
+    """
     table = read_table(options.table, options.conditions)
     pairs = [
         (subject, re.sub(r"_slice_\d+.*$", "", name))

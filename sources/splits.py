@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def read_split_file(path: str) -> dict[str, str]:
 
 def split_table(data: Dataset) -> str:
     """The splits of a dataset's subjects as the text of a `split.csv`."""
-    rows = [f"{subject},{name}" for name, split in data.splits.items() for subject in dict.fromkeys(split.subjects)]
-    return "\n".join(["subject,split", *rows]) + "\n"
+    table = io.StringIO(newline="")
+    rows = [(subject, name) for name, split in data.splits.items() for subject in dict.fromkeys(split.subjects)]
+    plain = csv.writer(table, lineterminator="\n")
+    quoted = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in [("subject", "split"), *rows]:
+        (quoted if "\r" in row[0] else plain).writerow(row)  # `csv` quotes what needs it, but for this end of a line
+    return table.getvalue()
 
 
 def shares_of(text: str) -> tuple[float, float, float]:

@@ -80,7 +80,8 @@ def flags_of(program: str) -> frozenset[str]:
         from generate import Settings
     else:
         from evaluate import Settings
-    return frozenset(Settings.__dataclass_fields__)
+    fields = Settings.__dataclass_fields__
+    return frozenset(fields) | {field.metadata["alias"] for field in fields.values() if field.metadata["alias"]}
 
 
 def programs() -> list[str]:

@@ -1,5 +1,6 @@
 """Several processes train what one would."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import draw_slices
+from torch.distributed.run import get_args_parser
 
+from common.cli import parse_flags
 from training.loop import read_metrics
+from training.settings import Settings
 
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -124,3 +128,22 @@ def test_two_processes_stop_together(both, tmp_path):
     assert "go on with: python train.py --resume" in said
     epochs = len(read_metrics(tmp_path / "run"))
     assert 0 < epochs < 400
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_torchrun_leaves_every_flag_to_the_training(field):
+    """Each by its name or its other one: torchrun takes what begins like a flag of its own for that flag."""
+    value = [] if field.type is bool or field.type == "bool" else ["4"]
+    understood = []
+    for name in filter(None, (field.name, field.name.replace("_", "-"), field.metadata["alias"])):
+        try:
+            asked = get_args_parser().parse_args(["--nproc_per_node=2", "train.py", f"--{name}", *value])
+        except SystemExit:
+            continue
+        assert asked.training_script_args == [f"--{name}", *value]
+        understood.append(name)
+    assert understood
+
+
+def test_the_dimension_has_a_name_that_torchrun_leaves_alone():
+    assert parse_flags(Settings, "", ["--dim", "4"]) == parse_flags(Settings, "", ["--d", "4"]) == {"d": 4}

@@ -163,7 +163,7 @@ def test_training_it_leaves_the_vqvae_alone_and_resumes(vqvae, tmp_path):
     weighed = losses["texture"] + CODE_WEIGHT * losses["recoding"] + SPECTRUM_WEIGHT * losses["spectrum"]
     torch.testing.assert_close(losses["loss"], weighed)
     assert min(losses.values()) > 0
-    fit(stage(), FitSettings(2, 5, 1e-3, 0, 0, 5.0), whole, [], resume=False)
+    fit(stage(), FitSettings(2, 5, 1e-3, 0, 0, 5.0), whole, resume=False)
     stopped = stage()
     validate = stopped.validate
 
@@ -175,8 +175,8 @@ def test_training_it_leaves_the_vqvae_alone_and_resumes(vqvae, tmp_path):
 
     stopped.seen, stopped.validate = False, stop_after_one
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, FitSettings(2, 5, 1e-3, 0, 0, 5.0), halved, [], resume=False)
-    fit(stage(), FitSettings(2, 5, 1e-3, 0, 0, 5.0), halved, [], resume=True)
+        fit(stopped, FitSettings(2, 5, 1e-3, 0, 0, 5.0), halved, resume=False)
+    fit(stage(), FitSettings(2, 5, 1e-3, 0, 0, 5.0), halved, resume=True)
     assert (whole / "sharp.safetensors").read_bytes() == (halved / "sharp.safetensors").read_bytes()
     assert all(torch.equal(before[name], tensor) for name, tensor in vqvae.state_dict().items())
     trained = load_model(whole / "sharp.safetensors", SharpDecoder)

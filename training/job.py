@@ -1,10 +1,13 @@
 """What the stages of one run share, and how it is made ready: data, frame, checks before anything is written."""
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +21,10 @@ from sources.loading import describe
 from sources.splits import split_table
 from training.coded_slices import CodedSlices
 from training.settings import Settings
-from utils import read_codes, read_config, run_folder
+from utils import CODES, decoder_to_use, load_run, read_codes, read_config, run_folder
 from vqvae import VQVAE
+
+HASHED = 512  # slices hashed at a time
 
 
 @dataclass
@@ -43,6 +48,13 @@ class Job:
         """(h, w) of a code map."""
         return self.frame.map_size(self.settings.downsample)
 
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """`content_of` each split; of none of the built-in cohort, which this program draws itself."""
+        if self.data.kind == "cohort":
+            return {}
+        return {name: content_of(split) for name, split in self.data.splits.items()}
+
     def validation(self) -> tuple[str, Split]:
         """Name and slices of the split that the best weights are chosen on: never the test split."""
         return self.data.best_split("validate", "train")
@@ -52,7 +64,7 @@ class Job:
         codes = read_codes(self.folder)
         require(
             bool(codes),
-            f"{self.folder}: no codes.safetensors; encode with: python train.py --stage encode --out {self.folder}",
+            f"{self.folder}: no {CODES}; encode with: python train.py --stage encode --out {self.folder}",
         )
         return codes
 
@@ -103,10 +115,30 @@ def check_data(job: Job) -> None:
             f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
             f"{job.folder} was trained on {stored[name]}; start a new run with another --out",
         )
+    for name, content in stored.get("content", {}).items():  # runs of version 0.1.0 do not have it
+        require(
+            found["content"].get(name) == content,
+            f"{job.data.title}: its {name} split holds other slices, subjects or conditions than those that the run in "
+            f"{job.folder} was trained on; give their folder with --data, or start a new run with another --out",
+        )
 
 
 def data_summary(job: Job) -> dict[str, Any]:
-    return job.data.summary() | {"frame": asdict(job.frame)}
+    return job.data.summary() | {"frame": asdict(job.frame), "content": job.content}
+
+
+def content_of(split: Split) -> str:
+    """SHA-256 of all that a split holds, wherever it lies: every slice, whose it is, its name, its number and its conditions.
+
+    All slices are read, not some of them: finding the content frame reads the training slices at every start too, and 9,664
+    slices of 256x256 pixels take about a second.
+    """
+    conditions = sorted((name, values.tobytes()) for name, values in split.conditions.items())
+    said = (split.images.shape, split.subjects, split.names, split.slice_numbers, conditions)
+    found = hashlib.sha256(repr(said).encode())
+    for start in range(0, len(split), HASHED):
+        found.update(np.ascontiguousarray(split.images[start : start + HASHED]))
+    return found.hexdigest()
 
 
 def load_data(options: DataOptions, cache: str) -> Dataset:
@@ -124,10 +156,9 @@ def load_data(options: DataOptions, cache: str) -> Dataset:
 
 
 def check_init(settings: Settings) -> None:
-    """Raise UserError unless the networks of the `--init` run fit this one."""
+    """Raise UserError unless the networks of the `--init` run fit this one, and each other."""
     folder = run_folder(settings.init)
-    read_config(folder)
-    arguments = load_model(folder / "vqvae.safetensors", VQVAE).arguments
+    arguments = load_run(folder, decoder=decoder_to_use(folder)).vqvae.arguments
     for name, key in (("k", "num_codes"), ("d", "code_dim"), ("downsample", "downsample")):
         require(
             getattr(settings, name) == arguments[key],

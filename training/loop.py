@@ -22,8 +22,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from common import ranks
 from common.errors import UserError
-from common.files import load_checkpoint, save_checkpoint, save_model, write_text
+from common.files import save_model, write_text
 from common.runtime import Progress, derive_seed, seed_everything
+from training.standing import CHECKPOINT, Standing
 
 GRADIENT_NORM = 1.0
 WEIGHT_DECAY = 0.01  # decoupled
@@ -111,26 +112,28 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; the state is saved."""
 
 
-def fit(stage: Stage, settings: FitSettings, folder: Path, finished: list[str], resume: bool) -> None:
+def fit(stage: Stage, settings: FitSettings, folder: Path, resume: bool, vqvae: str | None = None) -> None:
     """Train a stage to its end and leave the best weights in `folder/<stage>.safetensors`.
 
     Args:
         stage: what to train.
         settings: how.
         folder: the run folder.
-        finished: names of the stages that are done, kept in the checkpoint.
-        resume: go on from `folder/checkpoint.pt` if it is of this stage.
+        resume: go on from `folder/checkpoint.pt` if it holds a training of this stage that was interrupted. What it says of other
+            stages is kept.
+        vqvae: `common.files.hash_of` the VQ-VAE whose codes the stage learns from; its weights and its checkpoint then name it.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    _Fit(stage, settings, folder, finished).run(resume)
+    _Fit(stage, settings, folder, vqvae).run(resume)
 
 
 class _Fit:
-    def __init__(self, stage: Stage, settings: FitSettings, folder: Path, finished: list[str]):
-        self.stage, self.settings, self.folder, self.finished = stage, settings, folder, finished
-        self.checkpoint, self.weights = folder / "checkpoint.pt", folder / f"{stage.name}.safetensors"
+    def __init__(self, stage: Stage, settings: FitSettings, folder: Path, vqvae: str | None):
+        self.stage, self.settings, self.folder, self.vqvae = stage, settings, folder, vqvae
+        self.checkpoint, self.weights = folder / CHECKPOINT, folder / f"{stage.name}.safetensors"
+        self.standing = Standing.of(folder)
         self.steps = math.ceil(stage.size / settings.batch)
         self.optimizers = stage.optimizers(settings.lr)
         self.average = _averaged(stage.model, stage.average_decay)
@@ -255,7 +258,7 @@ class _Fit:
         if better:
             place.best, place.best_epoch, place.stale = value, place.epoch, 0
             if ranks.first():
-                save_model(self.weights, stage.model, model.state_dict())
+                save_model(self.weights, stage.model, model.state_dict(), self.vqvae)
         else:
             place.stale += 1
         self._log(scores)
@@ -283,24 +286,27 @@ class _Fit:
         return rng.permutation(self.stage.size)
 
     def _save(self) -> None:
-        state = {
-            "stage": self.stage.name,
-            "finished": self.finished,
+        self.standing.trainings.pop(self.stage.name, None)  # it becomes the last one
+        self.standing.trainings[self.stage.name] = {
+            "vqvae": self.vqvae,
             "place": asdict(self.place),
             "model": self.stage.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": None if self.average is None else self.average.state_dict(),
         }
         if ranks.first():
-            save_checkpoint(self.checkpoint, state)
+            self.standing.save(self.folder)
         ranks.wait()
 
     def _restore(self) -> bool:
-        """Load the checkpoint if it is of this stage; forget what was logged after it."""
-        if not self.checkpoint.exists():
+        """Load the checkpoint if it holds a training of this stage on the same codes; forget what was logged after it."""
+        state = self.standing.trainings.pop(self.stage.name, None)
+        if state is None:
             return False
-        state = _read_state(self.checkpoint)
-        if state["stage"] != self.stage.name:
+        if state.get("vqvae") not in (None, self.vqvae):
+            print(
+                f"note: the {self.stage.name} was being trained on codes of another VQ-VAE; it starts anew", flush=True
+            )
             return False
         try:
             self.stage.model.load_state_dict(state["model"])
@@ -338,30 +344,6 @@ def scored_slices(training_slices: int) -> int:
 def adamw(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
     """AdamW as every stage uses it."""
     return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY)
-
-
-def finished_stages(folder: Path) -> list[str]:
-    """Stages whose training has ended in this run folder, in order."""
-    path = folder / "checkpoint.pt"
-    return _read_state(path)["finished"] if path.exists() else []
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """The checkpoint's content.
-
-    Raises:
-        UserError: when it is none of a run of this toolkit, or damaged.
-    """
-    state = load_checkpoint(path)
-    if not isinstance(state, dict) or not {"stage", "finished"} <= state.keys():
-        raise UserError(f"{path}: not a checkpoint of this toolkit; start again without --resume")
-    return state
-
-
-def mark_finished(folder: Path, finished: list[str]) -> None:
-    """Record in the run's checkpoint that these stages are done."""
-    if ranks.first():
-        save_checkpoint(folder / "checkpoint.pt", {"stage": None, "finished": finished})
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

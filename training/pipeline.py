@@ -5,16 +5,17 @@ A new stage is a function here, with its name in `PIPELINE`; one that trains has
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common import ranks
 from common.cli import require
-from common.files import load_model, replacing, save_model, write_json
+from common.files import hash_of, load_model, save_model, save_tensors, vqvae_named_by, write_json
 from common.runtime import seed_everything
 from dataset import Split, spread_over
 from inference.coding import decode, encode_splits
@@ -29,11 +30,12 @@ from scoring.metrics import radial_power
 from scoring.slices import score_split
 from sources.conditions import Condition
 from training.job import Job
-from training.loop import finished_stages, fit, mark_finished, read_metrics
+from training.loop import fit, read_metrics
 from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
+from training.standing import check_needs, check_up_to_date, is_finished, mark_finished
 from training.vqvae_stage import VQVAEStage
-from utils import decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
+from utils import CODES, decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,34 +43,63 @@ SHOWN = 32  # slices in a picture
 CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
 
 
-def stages_to_run(job: Job) -> list[str]:
-    """Names of the stages that are wanted and not done, in order."""
-    wanted, names = job.settings.stage, list(PIPELINE)
+def check_stages(job: Job) -> None:
+    """Raise UserError where what is to be run cannot start from what is in the run folder; writes nothing."""
+    wanted, folder = job.settings.stage, job.folder
     require(
-        wanted != "vqvae" or not any((job.folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
-        f"--stage vqvae: what was trained after it in {job.folder} belongs to the VQ-VAE that is there; "
+        wanted != "vqvae" or not any((folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
+        f"--stage vqvae: what was trained after it in {folder} belongs to the VQ-VAE that is there; "
         "start a new run with another --out",
     )
     if wanted != "all":
-        return [wanted]
-    done = finished_stages(job.folder) if job.settings.resume else []
-    if done == names:
-        print(f"{job.folder}: this run is finished, there is nothing to resume")
-    return names[len(done) :]
+        check_needs(folder, wanted)
+        check_inputs(job, wanted)
+        check_up_to_date(folder, wanted)
+    elif job.settings.resume:
+        first = next((name for name in PIPELINE if not is_finished(folder, name)), None)
+        if first is not None:
+            check_inputs(job, first)
 
 
-def run_stages(job: Job, names: list[str]) -> None:
-    """Run these stages; each reads what the ones before it left in the run folder."""
-    order = list(PIPELINE)
-    for name in names:
-        done = order[: order.index(name)]
+def check_inputs(job: Job, name: str) -> None:
+    """Raise UserError where a file that a stage reads is missing, damaged or of another VQ-VAE."""
+    if name in ("sample", "report"):
+        load_run(job.folder, decoder=decoder_to_use(job.folder))
+    elif name != "vqvae":
+        job.vqvae()
+    if name not in ("vqvae", "encode"):
+        job.codes()
+
+
+def run_stages(job: Job) -> None:
+    """Run the stage that is wanted, or all that do not count as finished; each reads what the ones before it left."""
+    wanted, ran = job.settings.stage, 0
+    for name in PIPELINE if wanted == "all" else [wanted]:
+        if wanted == "all" and ranks.from_first(partial(is_finished, job.folder, name)):
+            continue
         if name in TOGETHER or ranks.first():
-            PIPELINE[name](job, done)
+            PIPELINE[name](job)
         ranks.wait()
-        mark_finished(job.folder, [*done, name])
+        if ranks.first():
+            mark_finished(job.folder, name)
+        ranks.wait()  # before another process reads the checkpoint for the next stage
+        ran += 1
+    if not ran:
+        print(f"{job.folder}: this run is finished, there is nothing to resume")
+    if wanted != "all" and ranks.first():
+        say_what_is_left(job.folder)
 
 
-def train_vqvae(job: Job, done: list[str]) -> None:
+def say_what_is_left(folder: Path) -> None:
+    """Say which stages do not count as finished after one was run alone."""
+    left = [name for name in PIPELINE if not is_finished(folder, name)]
+    if left:
+        print(
+            f"note: not finished, or out of date: {', '.join(left)}; go on with: python train.py --resume --out {folder}"
+        )
+
+
+def train_vqvae(job: Job) -> None:
     """Train the first stage; leaves `vqvae.safetensors` and its curves."""
     s = job.settings
     seed_everything(s.seed, "vqvae")
@@ -78,20 +109,20 @@ def train_vqvae(job: Job, done: list[str]) -> None:
     if scored != "validate":
         print("note: without a validation split, the best weights are those that score best on the training slices")
     stage = VQVAEStage(model, job.data.splits["train"], validation, job.frame, job.precision, s.init is not None)
-    fit(stage, s.fit_settings("vqvae"), job.folder, done, s.resume)
+    fit(stage, s.fit_settings("vqvae"), job.folder, s.resume)
     if ranks.first():
         path, title = job.pictures / "vqvae_train_status.png", f"VQ-VAE on {job.data.title}"
         figures.vqvae_status(curves(job, "vqvae"), path, title, s.k, scored)
 
 
-def encode_slices(job: Job, done: list[str]) -> None:
+def encode_slices(job: Job) -> None:
     """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
-    codes = encode_splits(job.vqvae(), job.data, job.frame, *job.data.splits)
-    with replacing(job.folder / "codes.safetensors") as temporary:
-        save_file(codes, temporary)
+    vqvae = job.vqvae()
+    codes = encode_splits(vqvae, job.data, job.frame, *job.data.splits)
+    save_tensors(job.folder / CODES, codes, {}, hash_of(vqvae.state_dict()))
 
 
-def train_prior(job: Job, done: list[str]) -> None:
+def train_prior(job: Job) -> None:
     """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
     s, data = job.settings, job.coded_slices()
     seed_everything(s.seed, "prior")
@@ -102,16 +133,16 @@ def train_prior(job: Job, done: list[str]) -> None:
         model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size)
     else:
         model = known.for_maps_of(*job.map_size).told_of(conditions, conditions_kept(job, known, conditions))
-    codebook = job.vqvae().quantizer.codebook
-    stage = PriorStage(model.to(job.device), data, codebook, job.precision, known is not None)
-    fit(stage, s.fit_settings("prior"), job.folder, done, s.resume)
+    vqvae = job.vqvae()
+    stage = PriorStage(model.to(job.device), data, vqvae.quantizer.codebook, job.precision, known is not None)
+    fit(stage, s.fit_settings("prior"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
         path, title = job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}"
         marginal = marginal_bits(data.codes, data.validation_codes, s.k)
         figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
 
 
-def calibrate_prior(job: Job, done: list[str]) -> None:
+def calibrate_prior(job: Job) -> None:
     """Fit the prior's temperature on validation maps; it is kept in `prior.safetensors`."""
     if "validate" not in job.data.splits:
         print("note: without a validation split, the prior is not calibrated")
@@ -123,7 +154,7 @@ def calibrate_prior(job: Job, done: list[str]) -> None:
     prior.temperature = 1.0
     before = mean_bits(prior, codes, known)
     prior.temperature = fit_temperature(prior, codes, known)
-    save_model(path, prior)
+    save_model(path, prior, vqvae=vqvae_named_by(path))
     after = mean_bits(prior, codes, known)
     print(
         f"prior: temperature {prior.temperature:.3f}; validate bits {before:.4f} without it, {after:.4f} with it",
@@ -131,7 +162,7 @@ def calibrate_prior(job: Job, done: list[str]) -> None:
     )
 
 
-def train_sharp_decoder(job: Job, done: list[str]) -> None:
+def train_sharp_decoder(job: Job) -> None:
     """Train the second decoder; leaves `sharp.safetensors`, its curves and a picture of what it restores."""
     s, data = job.settings, job.coded_slices()
     if s.no_sharpen:
@@ -140,7 +171,7 @@ def train_sharp_decoder(job: Job, done: list[str]) -> None:
     seed_everything(s.seed, "sharpen")
     known = weights_to_start_from(job, "sharp", SharpDecoder)
     stage = SharpenStage(vqvae, data, job.frame, job.precision, known and known.to(job.device))
-    fit(stage, s.fit_settings("sharpen"), job.folder, done, s.resume)
+    fit(stage, s.fit_settings("sharpen"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
         path, title = job.pictures / "sharp_train_status.png", f"Sharper decoder on {job.data.title}"
         figures.sharp_status(curves(job, "sharp"), path, title, job.validation()[0])
@@ -160,7 +191,7 @@ def picture_sharpness(job: Job, vqvae: VQVAE, split: Split, codes: Tensor) -> No
     pictures.sharpness(rows, spectra, job.frame, job.pictures / "sharpness.png", title)
 
 
-def sample_slices(job: Job, done: list[str]) -> None:
+def sample_slices(job: Job) -> None:
     """Reconstruct held-out slices and draw new ones of the same positions; leaves their pictures."""
     run, decoder = load_run(job.folder, job.device), decoder_to_use(job.folder)
     painter = load_run(job.folder, job.device, decoder)
@@ -187,7 +218,7 @@ def sample_slices(job: Job, done: list[str]) -> None:
     pictures.architecture(run, job.pictures)
 
 
-def score_and_report(job: Job, done: list[str]) -> None:
+def score_and_report(job: Job) -> None:
     """Score every held-out split; leaves `scores.json` and `report.md`, and prints the table."""
     run, codes, decoder = load_run(job.folder, job.device), job.codes(), decoder_to_use(job.folder)
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
@@ -233,7 +264,7 @@ def curves(job: Job, stage: str) -> list[dict[str, Any]]:
     return [record for record in read_metrics(job.folder) if record["stage"] == stage]
 
 
-PIPELINE: dict[str, Callable[[Job, list[str]], None]] = {
+PIPELINE: dict[str, Callable[[Job], None]] = {
     "vqvae": train_vqvae,
     "encode": encode_slices,
     "prior": train_prior,

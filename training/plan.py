@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import require
-from training.loop import finished_stages
-from training.settings import EPOCHS, WHILE_RESUMING, Settings
+from training.settings import EPOCHS, OF_STAGE, WHILE_RESUMING, Settings
+from training.standing import is_finished
 from utils import newest_run, read_config
 
 
@@ -15,7 +15,9 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     """Settings and run folder.
 
     A new run has the defaults and what was given. An existing one keeps what it was started with: `--resume` accepts no
-    other value for a flag that would change the result, `--stage` does, since it makes its stage anew.
+    other value for a flag that would change the result, `--stage` does, since it makes its stage anew, but not for a flag of
+    another stage. Where the data lies may change; `job.check_data` compares what it holds. A stage other than the first is
+    refused where there is no run.
     """
     settings = Settings(**given)
     require(not (settings.resume and settings.stage != "all"), "--resume goes on with every stage; leave out --stage")
@@ -26,6 +28,11 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
         return settings, new_folder(settings)
     require(not folder.exists() or folder.is_dir(), f"--out {folder} is a file; expected a folder or a new name")
     started = (folder / "config.json").exists()
+    require(
+        started or settings.stage in ("all", "vqvae"),
+        f"--stage {settings.stage}: {folder} holds no run whose stage it could be; name the folder of one with --out, or leave "
+        "out --stage to train a new one",
+    )
     if not (settings.resume or (settings.stage != "all" and started)):
         require(
             not started, f"{folder} already holds a run; go on with it by --resume, or name another folder with --out"
@@ -38,23 +45,35 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
         f"{folder / 'config.json'}: this version has no such flags: {', '.join(sorted(stored.keys() - known))}",
     )
     for name, value in given.items():
-        if settings.resume and name in EPOCHS and value > stored.get(name, value):
-            check_raised(folder, name, stored[name], value)
-            continue
-        require(
-            not settings.resume or name in WHILE_RESUMING or value == stored.get(name, value),
-            f"--{name} is {value}, but the run in {folder} was started with {stored.get(name)}; "
-            "leave it out, or start a new run with another --out",
-        )
+        if value != stored.get(name, value):
+            check_changed(settings, folder, name, stored[name], value)
     if settings.stage == "sharpen":
         stored["no_sharpen"] = False
     return Settings(**(stored | given)), folder
 
 
+def check_changed(settings: Settings, folder: Path, name: str, before: Any, value: Any) -> None:
+    """Raise UserError for a flag that is to be another than the run in the folder was started with, where it may not be."""
+    if not settings.resume:
+        require(
+            OF_STAGE.get(name, settings.stage) == settings.stage,
+            f"--{name} is {value}, but the run in {folder} has {before}, and --stage {settings.stage} leaves its "
+            f"{OF_STAGE.get(name)} as it is; leave it out, or start a new run with another --out",
+        )
+    elif name in EPOCHS and value > before:
+        check_raised(folder, name, before, value)
+    else:
+        require(
+            name in WHILE_RESUMING,
+            f"--{name} is {value}, but the run in {folder} was started with {before}; "
+            "leave it out, or start a new run with another --out",
+        )
+
+
 def check_raised(folder: Path, name: str, before: int, value: int) -> None:
     """More epochs than the run was started with: possible as long as their stage is not finished."""
     require(
-        EPOCHS[name] not in finished_stages(folder),
+        not is_finished(folder, EPOCHS[name]),
         f"--{name} is {value}, but that stage of {folder} has ended after {before} epochs at most; "
         "leave it out, or start a new run with another --out",
     )

@@ -8,9 +8,16 @@ from sources.scans import FORMATS
 from sources.volumes import AXES
 from training.loop import FitSettings
 
-WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache")  # flags that may differ from the run's own
+PLACES = ("data", "table", "split_file")  # flags that say where the data lies: it may move, its content is compared
+WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache", *PLACES)  # flags that may differ from the run's own
 # flags that may be raised, and their stages
 EPOCHS = {"epoch": "vqvae", "epoch_prior": "prior", "epoch_sharpen": "sharpen"}
+# flags of one stage alone, which no other stage may change: config.json would say what its weights were not trained with
+OF_STAGE = {
+    **EPOCHS,
+    **dict.fromkeys(("batch", "lr", "k", "d", "downsample"), "vqvae"),
+    **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in ("prior", "sharpen")},
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Settings:
     lr_sharpen: float = flag(0.002, "Learning rate of training the sharp decoder.")
     no_sharpen: bool = flag(False, "Leave out the sharp decoder: samples are then as smooth as reconstructions.")
     k: int = flag(512, "Number of codes.")
-    d: int = flag(64, "Dimension of a code.")
+    d: int = flag(
+        64, "Dimension of a code; torchrun takes --d for a flag of its own, --dim it leaves alone.", alias="dim"
+    )
     downsample: int = flag(8, "Pixels a code covers along each side.", (2, 4, 8, 16, 32))
     data: str | None = flag(
         None,

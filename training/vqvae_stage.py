@@ -44,6 +44,7 @@ class VQVAEStage(Stage):
             "validate": validation.evenly(scored_slices(self.size)),
         }
         self.continuous = False  # whether this step trains without quantising
+        self.placed: bool | None = None  # whether the codes have their places for good; None before the first step
         self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
@@ -54,10 +55,12 @@ class VQVAEStage(Stage):
             self.model.start(self._images(indices))
 
     def before_step(self, step: int, steps: int) -> None:
-        first_quantised = 0 if self.trained else min(CONTINUOUS_STEPS, round(CONTINUOUS_SHARE * steps))
-        self.continuous = step < first_quantised
-        if step == first_quantised and not self.trained:
+        if self.placed is None:  # codes that have moved are never placed again, though `steps` was raised since
+            self.placed = self.trained or bool(self.model.quantizer.updates > 0)
+        self.continuous = not self.placed and step < min(CONTINUOUS_STEPS, round(CONTINUOUS_SHARE * steps))
+        if not (self.placed or self.continuous):
             self._place_codes()
+            self.placed = True
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         images = self._images(indices)
