@@ -27,7 +27,7 @@ def test_noise_of_other_strength_is_apart_by_its_strength_in_units_of_the_second
     noise, other = torch.randn(2, 20, 24, 31)
     expected = 1000 * abs(strength - 1) * math.sqrt(2 / math.pi)
     assert distances(10 * strength * noise, 10 * other, seed)[0] == pytest.approx(expected, rel=0.05)
-    assert distances(noise, other, seed)[0] < 0.1 * expected
+    assert distances(noise, other, seed)[0] < 80
 
 
 def test_the_second_set_is_the_yardstick():
