@@ -1,6 +1,7 @@
 """What stands under a picture is true of it: labels, curves and bars against what was given."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from dataset import Frame, Split
 from reporting import figures, pictures
 from reporting.pictures import HeldOut
+from scoring.evaluation import picture_reconstructions
 from vqvae import VQVAE
 
 
@@ -112,7 +114,7 @@ def split_of(images: np.ndarray) -> Split:
 def test_real_and_generated_slices_of_one_column_have_the_number_above_it(rows, tmp_path):
     images = torch.from_numpy(grey(31)).float()[:, None]
     shown = HeldOut("validate", split_of(grey(31)), "data", images, torch.zeros(31, 2, 2), images / 2, images / 4)
-    samples = type("Samples", (), {"images": images[:, 0] / 8})
+    samples = SimpleNamespace(images=images[:, 0] / 8)
     pictures.side_by_side(shown, samples, tmp_path)
     [(named, columns)] = rows
     numbers = np.array([int(column.removeprefix("slice ")) for column in columns])
@@ -150,10 +152,32 @@ def test_the_codes_used_most_come_first_with_their_shares(monkeypatch):
 
 def test_neighbours_are_cropped_to_the_frame_and_labelled_by_their_distances(rows):
     model, frame = VQVAE(6, 4, 4, width=8, blocks=1).eval(), Frame(4, 8, 8, 12, 20, 24)
-    run = type("Run", (), {"vqvae": model, "frame": frame})
+    run = SimpleNamespace(vqvae=model, frame=frame)
     samples, nearest = torch.randint(0, 6, (2, 3, 2, 3))
     pictures.neighbours(run, samples, nearest, [(0.01, 0.5), (0.02, 0.25), (0.03, 1.0)], Path("x.png"), "title")
     [(named, columns)] = rows
     for (_, line), codes in zip(named, (samples, nearest)):
         assert np.allclose(line, model.decode(codes)[:, 0].numpy(), atol=1e-6)
     assert columns[1] == "pixels 0.020\ncodes 25 %"
+
+
+def test_the_worst_reconstructions_are_those_of_least_ssim(monkeypatch):
+    asked: list[tuple[np.ndarray, torch.Tensor]] = []
+    monkeypatch.setattr(
+        pictures, "worst_reconstructions", lambda split, decoded, worst, *_: asked.append((worst, decoded))
+    )
+    monkeypatch.setattr(pictures, "codebook", lambda *_: None)
+    model, frame = VQVAE(6, 4, 4, width=8, blocks=1).eval(), Frame(0, 0, 8, 8, 8, 8)
+    case = SimpleNamespace(
+        name="validate",
+        data=SimpleNamespace(title="data"),
+        run=SimpleNamespace(vqvae=model, frame=frame),
+        split=split_of(grey(40)),
+        num_codes=6,
+        pictures=Path("images"),
+    )
+    codes, quality = torch.randint(0, 6, (40, 2, 2)), np.random.default_rng(0).random(40)
+    picture_reconstructions(case, codes, quality)
+    [(worst, decoded)] = asked
+    assert quality[worst].tolist() == sorted(quality.tolist())[: len(worst)] and len(worst) < 20
+    assert torch.equal(decoded, model.decode(codes[torch.from_numpy(worst)]))

@@ -30,6 +30,13 @@ def test_noise_of_other_strength_is_apart_by_its_strength_in_units_of_the_second
     assert distances(noise, other, seed)[0] < 80
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_difference_of_one_kind_alone_is_seen_from_many_sides(seed):
+    """Brighter by one standard deviation everywhere: each direction sees a share of it, from 0 to 3 and |z| on average."""
+    noise = torch.randn(20, 24, 31)
+    assert distances(noise + 1, noise, seed)[0] == pytest.approx(1000 * math.sqrt(2 / math.pi), rel=0.15)
+
+
 def test_the_second_set_is_the_yardstick():
     weak, strong = torch.randn(20, 24, 24), 4 * torch.randn(20, 24, 24)
     assert distances(strong, weak)[0] == pytest.approx(4 * distances(weak, strong)[0], rel=0.1)
