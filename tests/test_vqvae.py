@@ -164,6 +164,14 @@ def test_flat_background_has_one_code_wherever_it_lies():
     assert (model.latents(one_step)[:, :, :2] != model.latents(images)[:, :, :2]).any()
 
 
+def test_a_patch_is_flat_where_no_pixel_differs_by_a_grey_level():
+    greys = torch.randint(0, 254, (3, 1, 4, 5)).repeat_interleave(8, 2).repeat_interleave(8, 3) / 255
+    model = small()
+    assert model.flat(greys).all() and model.flat(greys + 1e-4 * torch.rand(3, 1, 32, 40)).all()
+    greys[:, :, 3::8, 6::8] += 1 / 255
+    assert not model.flat(greys).any()
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_forward_encode_and_decode_never_change_state(training):
     model = small().train(training)
