@@ -97,6 +97,10 @@ class Split:
         """All that the prior can be told of each slice, by name: its position, where the data says it, and the conditions."""
         return ({} if self.positions is None else {"position": self.positions}) | self.conditions
 
+    def known_of(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What the prior can be told of the slices at `indices`, by name."""
+        return {name: values[indices] for name, values in self.known.items()}
+
     def batch(self, indices: np.ndarray, frame: Frame | None = None) -> Tensor:
         """The slices at `indices`, `[B, 1, h, w]` float32 in 0..1, cropped to the frame where one is given."""
         images = torch.from_numpy(self.images[indices])

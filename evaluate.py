@@ -5,8 +5,9 @@
     python evaluate.py --run runs/mine --quick               # fewer samples, fewer comparisons
     python evaluate.py --run pretrained --data DIR           # the weights that come with the toolkit; into runs/pretrained/
 
-Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew. `scoring/evaluation.py`
-says what each key of scores.json means.
+Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew; for data that the run
+was not trained on, in a folder of its own there: other_data/<name of the data>/. `scoring/evaluation.py` says what each key of
+scores.json means.
 """
 
 import json
@@ -86,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     effort = replace(effort, samples=settings.samples or effort.samples)
     sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
     decoder = decoder_to_use(folder, settings.decoder)
-    kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder  # the toolkit's own folder stays as it is
-    codes = known_codes(settings, folder, run, data)
+    own = is_own(run, data)
+    kept = results_folder(folder, None if own else data)
+    codes = known_codes(folder, run, data, own)
     case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
@@ -98,19 +100,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = kept / "scores.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, known | scores)
-        report.write(kept, run.config, known | scores)
+        report.write(kept, run.config, known | scores, None if own else data.summary())
+        print(f"scores, report and pictures: {kept}/")
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
 
 
-def known_codes(settings: Settings, folder: Path, run: Run, data: Dataset) -> dict[str, Tensor]:
-    """The code maps that the run left, of other data than its own those of its training split alone; where it left none, as the
-    weights that come with the toolkit, those of the data's training split if the run was trained on as many slices."""
-    codes, train = read_codes(folder), data.splits.get("train")
+def is_own(run: Run, data: Dataset) -> bool:
+    """Whether this is the data that the run was trained on, wherever it lies now: the same splits, subjects and slices."""
+    stored, found = run.config["data"], data.summary()
+    return all(found[name] == stored[name] for name in ("kind", "slices_per_subject", "splits"))
+
+
+def results_folder(folder: Path, other: Dataset | None) -> Path:
+    """Where scores and pictures go: the run folder, or, for data that the run was not trained on, a folder of its own in there,
+    so that its scores never stand for the run's. The toolkit's own folder stays as it is."""
+    kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder
+    return kept if other is None else kept / "other_data" / other.title
+
+
+def known_codes(folder: Path, run: Run, data: Dataset, own: bool) -> dict[str, Tensor]:
+    """The code maps that the run left, those of its training split alone where the data is not its `own`; where it left none, as
+    the weights that come with the toolkit, those of the training split of its own data."""
+    codes = read_codes(folder)
     if codes:
-        return codes if settings.data is None else {name: codes[name] for name in ("train", "train_mirrored")}
-    if train is None or len(train) != run.config["data"]["splits"]["train"]["slices"]:
-        return {}
-    return encode_splits(run.vqvae, data, run.frame, "train")
+        return codes if own else {name: codes[name] for name in ("train", "train_mirrored")}
+    return encode_splits(run.vqvae, data, run.frame, "train") if own and "train" in data.splits else {}
 
 
 def load_data(settings: Settings, run: Run) -> Dataset:

@@ -58,7 +58,9 @@ class Settings:
         None,
         "Slice number, 0 the lowest, or all for a row a position; spread over all positions where it is not given.",
     )
-    temperature: float = flag(1.0, "Above 0; below 1 draws likelier, smoother slices.")
+    temperature: float = flag(
+        1.0, "Above 0; 1 is the prior as calibrated on validation maps; below 1 draws likelier, smoother slices."
+    )
     sweep: str | None = flag(
         None, "Temperatures separated by commas: a row of slices at each, of the same positions and from the same seed."
     )

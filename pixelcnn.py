@@ -13,7 +13,7 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -119,6 +119,8 @@ class GatedPixelCNN(nn.Module):
         marginal: (h, w) of a table of how often each code stands at each position, whose log is added to the logits, so that the
             layers need only learn what it does not tell. Filled by `start_from_marginal`, never trained. Resampled for maps of
             other sizes. None: no such table.
+        temperature: above 0, that all logits are divided by (Guo et al. 2017, arXiv 1706.04599): fitted on held-out maps when
+            training has ended, since a prior that has learned few subjects is too sure of itself.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class GatedPixelCNN(nn.Module):
         conditions: Mapping[str, int] = MappingProxyType({"position": NUMBER}),
         location: bool = True,
         marginal: tuple[int, int] | None = None,
+        temperature: float = 1.0,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -146,6 +149,7 @@ class GatedPixelCNN(nn.Module):
             marginal=None if marginal is None else tuple(marginal),
         )
         self.num_codes = num_codes
+        self.temperature = temperature
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
@@ -178,7 +182,7 @@ class GatedPixelCNN(nn.Module):
                 eval mode.
 
         Returns:
-            `[B, K, h, w]` logits.
+            `[B, K, h, w]` logits, calibrated.
 
         Raises:
             ValueError: for a condition that the prior was not made for.
@@ -192,7 +196,8 @@ class GatedPixelCNN(nn.Module):
                 h = h + location
         logits = self.head(h)
         table = self._marginal_map(*codes.shape[1:]) if log_marginal is None else log_marginal
-        return logits if table is None else logits + table
+        logits = logits if table is None else logits + table
+        return logits if self.temperature == 1 else logits / self.temperature
 
     @torch.no_grad()
     def start_from_marginal(self, marginal: Tensor) -> None:
@@ -204,6 +209,17 @@ class GatedPixelCNN(nn.Module):
             self.log_marginal.copy_(marginal.log())
             self.head[-1].bias.zero_()
 
+    @property
+    def temperature(self) -> float:
+        """Of the calibration; set it to fit another one. It is kept with the weights."""
+        return self.arguments["temperature"]
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"expected a finite temperature above 0, got {value}")
+        self.arguments["temperature"] = float(value)
+
     def for_maps_of(self, height: int, width: int) -> "GatedPixelCNN":
         """The same prior with a table of code frequencies for maps of this size, resampled where it had one."""
         if self.arguments["marginal"] == (height, width):
@@ -211,6 +227,30 @@ class GatedPixelCNN(nn.Module):
         other = GatedPixelCNN(**(self.arguments | {"marginal": (height, width)}))
         table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)[0]
         other.load_state_dict(self.state_dict() | {"log_marginal": table})
+        return other
+
+    def told_of(self, conditions: Mapping[str, int], kept: Collection[str]) -> "GatedPixelCNN":
+        """The same prior for other conditions: it keeps what it knows of those in `kept`, the others start as if they said
+        nothing."""
+        if dict(conditions) == self.arguments["conditions"] and set(kept) >= conditions.keys():
+            return self
+        other = GatedPixelCNN(**(self.arguments | {"conditions": dict(conditions)}))
+        names = [f"conditions.{part}.{name}" for name in kept for part in ("first", "unknown")]
+        state = {
+            key: value
+            for key, value in self.state_dict().items()
+            if not key.startswith(("conditions.first.", "conditions.unknown."))
+            or any(key == name or key.startswith(f"{name}.") for name in names)
+        }
+        if other.conditions is None:
+            state = {key: value for key, value in state.items() if not key.startswith("conditions.")}
+        elif self.conditions is None:
+            nn.init.zeros_(other.conditions.last[-1].weight), nn.init.zeros_(other.conditions.last[-1].bias)
+        else:
+            for name in conditions.keys() - set(kept):
+                for parameter in other.conditions.first[name].parameters():
+                    nn.init.zeros_(parameter)
+        other.load_state_dict(state, strict=False)
         return other
 
     @torch.no_grad()
@@ -285,6 +325,7 @@ class GatedPixelCNN(nn.Module):
             with torch.inference_mode():
                 gate_biases = self._gate_biases(size[0], known.position, known.conditions)
                 location, marginal = self._location_map(*size[1:]), self._marginal_map(*size[1:])
+                marginal = None if marginal is None else marginal / self.temperature
                 noise = uniform_noise(*size, generator)
                 sampler = CachedSampler(self, gate_biases, location, draw, noise, kept, marginal)
                 drawn = sampler.sample(progress)
@@ -303,7 +344,7 @@ class GatedPixelCNN(nn.Module):
             return [None] * len(self.layers)
         weight, dropout = self.embedding.weight, self.arguments["dropout"]
         if chance is None:
-            chance = torch.rand(batch, self.chances, device=weight.device)
+            chance = torch.rand(batch, self.chances)
         kept = (chance >= dropout).to(weight) / (1 - dropout)
         return list(kept[:, :, None, None].chunk(len(self.layers), dim=1))
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from common import ranks
 
 NEAR_TIE = 2e-5  # of the codes' length: how far float32 may round a latent, with a margin
 FLAT = 0.5 / 255  # range of the grey values of a patch without texture: less than one step of 8 bits
@@ -128,18 +129,20 @@ class VectorQuantizer(nn.Module):
             of the plane halfway between its two nearest codes.
         """
         vectors, half_norms = _as_vectors(latents), self.codebook.square().sum(1) / 2
-        reach = NEAR_TIE * (2 * half_norms.mean()).sqrt().double()
+        device = latents.device
+        exact = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+        reach = NEAR_TIE * (2 * half_norms.mean()).sqrt().to(exact).double()
         codes, unsure = [], []
         for part in vectors.split(self.chunk):
             distances = torch.addmm(half_norms, part.float(), self.codebook.t(), alpha=-1)
             first = distances.argmin(1)
             second = distances.scatter_(1, first[:, None], torch.inf).argmin(1)
-            near, far = self.codebook[first].double(), self.codebook[second].double()
+            near, far = (self.codebook[chosen].to(exact).double() for chosen in (first, second))
             apart = far - near
             length = apart.norm(dim=1).clamp(min=1e-30)
-            nearer_far = ((part - (near + far) / 2) * apart).sum(1) / length  # signed distance
-            codes.append(torch.where(nearer_far > 0, second, first))
-            unsure.append(nearer_far.abs() < reach)
+            nearer_far = ((part.to(exact) - (near + far) / 2) * apart).sum(1) / length  # signed distance
+            codes.append(torch.where((nearer_far > 0).to(device), second, first))
+            unsure.append((nearer_far.abs() < reach).to(device))
         shape = (latents.shape[0], *latents.shape[2:])
         return torch.cat(codes).view(shape), torch.cat(unsure).view(shape)
 
@@ -151,17 +154,17 @@ class VectorQuantizer(nn.Module):
     def start(self, latents: Tensor, iterations: int = 10) -> None:
         """Put the codes where the data is: k-means on these latents (`[B, D, h, w]`), started from random distinct rows.
 
-        With fewer vectors than codes the rest of the codes are jittered copies; they are revived once training runs.
+        Copies of a row would share its fate: uniform patches all have the same latent. With fewer distinct rows than codes the
+        rest of the codes are jittered copies; they are revived once training runs.
         """
         vectors = _as_vectors(latents.float())
         vectors = vectors[torch.randperm(len(vectors), device=vectors.device)]
+        distinct = _distinct(vectors)
         vectors = vectors[: 32 * self.num_codes]  # 32 rows a code place the centres well enough
-        copies = -(-self.num_codes // len(vectors))
-        rows = vectors.repeat(copies, 1)[: self.num_codes].clone()
-        rows[len(vectors) :] += 0.01 * vectors.std() * torch.randn_like(rows[len(vectors) :])
-        self.codebook.copy_(rows)
-        if dist.is_initialized():
-            dist.broadcast(self.codebook, 0)
+        copies = -(-self.num_codes // len(distinct))
+        rows = distinct.repeat(copies, 1)[: self.num_codes].clone()
+        rows[len(distinct) :] += 0.01 * vectors.std() * torch.randn_like(rows[len(distinct) :])
+        self.codebook.copy_(ranks.of_first(rows))
         for _ in range(iterations):
             sums, counts = self._batch_statistics(vectors, self.nearest(vectors[:, :, None, None]).flatten())
             moved = counts > 0
@@ -193,10 +196,7 @@ class VectorQuantizer(nn.Module):
         """Sum `[K, D]` and number `[K]` of the vectors assigned to each code, over all processes."""
         sums = torch.zeros_like(self.codebook).index_add_(0, codes, vectors)
         counts = torch.bincount(codes, minlength=self.num_codes).to(sums.dtype)
-        if dist.is_initialized():
-            dist.all_reduce(sums)
-            dist.all_reduce(counts)
-        return sums, counts
+        return ranks.summed(sums), ranks.summed(counts)
 
     def _revive(self, vectors: Tensor, codes: Tensor) -> None:
         """Move dead codes onto vectors, of all processes, drawn with probability proportional to their squared error."""
@@ -206,10 +206,10 @@ class VectorQuantizer(nn.Module):
             return
         errors = (vectors - self.codebook[codes]).square().sum(1)
         # exponential race: the largest of errors / Exp(1) are a draw without replacement, for any number of vectors
-        race = (errors / _exponential_like(errors)).topk(min(len(dead), len(errors)))
+        race = (errors / ranks.exponential_like(errors)).topk(min(len(dead), len(errors)))
         times, rows = race.values.new_zeros(len(dead)), vectors.new_zeros(len(dead), self.code_dim)
         times[: len(race.values)], rows[: len(race.values)] = race.values, vectors[race.indices]
-        times, rows = _gathered(times), _gathered(rows)
+        times, rows = ranks.gathered(times), ranks.gathered(rows)
         winners = times.topk(len(dead)).indices
         winners = winners[times[winners] > 0]  # a vector without error needs no code
         dead, rows = dead[: len(winners)], rows[winners]
@@ -218,27 +218,18 @@ class VectorQuantizer(nn.Module):
         self.sums[dead] = rows * self.counts[dead, None]
 
 
-def _exponential_like(errors: Tensor) -> Tensor:
-    """Draws of Exp(1), one a vector; each process has its share of those that one process alone would draw."""
-    if not dist.is_initialized():
-        return torch.empty_like(errors).exponential_()
-    counts = _gathered(torch.tensor([len(errors)], device=errors.device)).tolist()
-    before = sum(counts[: dist.get_rank()])
-    return errors.new_empty(sum(counts)).exponential_()[before : before + len(errors)]
-
-
-def _gathered(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the same order on each; every process brings as many."""
-    if not dist.is_initialized():
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
-
-
 def _as_vectors(latents: Tensor) -> Tensor:
     """`[B, D, h, w]` -> `[B*h*w, D]`."""
     return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+
+
+def _distinct(vectors: Tensor) -> Tensor:
+    """The distinct ones of `[N, D]` vectors, in their order; those that differ by rounding alone are one."""
+    rounded = (vectors / (1e-4 * vectors.std()).clamp(min=1e-12)).round()
+    group = torch.unique(rounded, dim=0, return_inverse=True)[1]
+    order = torch.arange(len(vectors), device=vectors.device)
+    first = torch.full_like(order, len(vectors)).scatter_reduce_(0, group, order, "amin")
+    return vectors[first[first < len(vectors)].sort().values]
 
 
 class ResidualBlock(nn.Module):
@@ -443,7 +434,7 @@ def _full_float32() -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             yield
     finally:
         matmul.allow_tf32 = before

@@ -86,6 +86,38 @@ def anywhere(flag: bool) -> bool:
     return bool(flags)
 
 
+def of_first(tensor: Tensor) -> Tensor:
+    """The first process's tensor, in all of them."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of all processes' tensors, in all of them."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the same order on each; every process brings as many."""
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def exponential_like(values: Tensor) -> Tensor:
+    """Draws of Exp(1), one a value; each process has its share of those that one process alone would draw."""
+    if not dist.is_initialized():
+        return torch.empty_like(values).exponential_()
+    counts = gathered(torch.tensor([len(values)], device=values.device)).tolist()
+    before = sum(counts[: dist.get_rank()])
+    return values.new_empty(sum(counts)).exponential_()[before : before + len(values)]
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum each parameter's gradient over all processes; one that no process has a gradient of keeps none."""
     if not dist.is_initialized():

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 
+CPU_ACTIVATIONS = 2**30  # bytes that a stage's activations take on a CPU, about
 ProgressFactory = Callable[[int, str, str], Any]  # (total, title, unit) -> context manager with update(count)
 
 
@@ -50,6 +51,15 @@ def resolve_precision(name: str, device: torch.device) -> str:
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return "bf16" if native else "float32"
     return "float32"
+
+
+def at_a_time(on_cpu: int, device: torch.device) -> int:
+    """How many things may have their activations in memory together: `on_cpu`, or as many times that as fit into half of what is
+    free on a CUDA device, which so few would leave idle."""
+    if device.type != "cuda":
+        return on_cpu
+    free, _ = torch.cuda.mem_get_info(device)
+    return on_cpu * max(1, free // (2 * CPU_ACTIVATIONS))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

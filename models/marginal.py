@@ -26,22 +26,31 @@ class PositionalMarginal:
         num_codes: K.
         groups: `[N]` the subject of each map of a set.
         smoothing: as in `positional_marginal`; None: as many as a subject has maps.
+        device: where the counts are kept and the tables are made.
     """
 
     def __init__(
-        self, sets: Sequence[Tensor], num_codes: int, groups: Sequence[object], smoothing: float | None = None
+        self,
+        sets: Sequence[Tensor],
+        num_codes: int,
+        groups: Sequence[object],
+        smoothing: float | None = None,
+        device: torch.device | str = "cpu",
     ):
         self.shape = num_codes, *sets[0].shape[1:]
-        self.sets, self.maps = [maps.flatten(1) for maps in sets], sum(map(len, sets))
-        names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-        self.group = torch.tensor([names[name] for name in groups])
-        self.smoothing = self.maps / len(names) if smoothing is None else smoothing
-        self.counts = torch.zeros(num_codes, self.sets[0].shape[1])
-        for maps in self.sets:
-            for part in maps.split(1024):
-                self._add(self.counts, part.long(), 1.0)
-        totals = self.counts.double().sum(1, keepdim=True)
-        self.extra = (self.smoothing * (totals + 1) / (totals.sum() + num_codes)).float()  # [K, 1]
+        self.maps = sum(map(len, sets))
+        self.members: dict[object, list[int]] = {}
+        for index, group in enumerate(groups):
+            self.members.setdefault(group, []).append(index)
+        self.groups, self.device = list(groups), torch.device(device)
+        self.smoothing = self.maps / len(self.members) if smoothing is None else smoothing
+        counts = torch.zeros(num_codes, sets[0][0].numel())
+        for part in (part for maps in sets for part in maps.flatten(1).split(1024)):
+            self._add(counts, part.cpu().long(), 1.0)
+        totals = counts.double().sum(1, keepdim=True)
+        extra = (self.smoothing * (totals + 1) / (totals.sum() + num_codes)).float()  # [K, 1]
+        self.counts, self.extra = counts.to(device), extra.to(device)
+        self.sets = [maps.flatten(1).to(device) for maps in sets]
         self.log_all = (self.counts + self.extra).log_()
         self.own = torch.zeros_like(self.counts)  # zero between calls
 
@@ -53,8 +62,8 @@ class PositionalMarginal:
         """The log frequencies without the subject of each of these maps: `[B]` -> `[B, K, h, w]`."""
         tables = self.log_all.repeat(len(indices), 1, 1)
         for table, index in zip(tables, indices.tolist()):
-            own = self.group == self.group[index]
-            maps = torch.cat([each[own] for each in self.sets]).long()
+            members = torch.tensor(self.members[self.groups[index]], device=self.device)
+            maps = torch.cat([each[members] for each in self.sets]).long()
             self._add(self.own, maps, 1.0)
             left = (self.counts.gather(0, maps) - self.own.gather(0, maps) + self.extra[:, 0][maps]).log_()
             table.scatter_(0, maps, left)

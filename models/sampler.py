@@ -282,7 +282,7 @@ def _gated(opened: Tensor, out: Tensor) -> None:
 
 
 class SamplerWeights:
-    """The prior's weights, prepared for `CachedSampler` (in float64, kept in the prior's own precision).
+    """The prior's weights, prepared for `CachedSampler` (in float64 on the CPU, kept in the prior's own precision on its device).
 
     A gate's first half is scaled by two and features change their sign: with s its sigmoids, tanh(a) sigmoid(b) =
     2 s_a s_b - s_b. What the horizontal layers hand on is kept without their biases, which are added to the gates instead.
@@ -293,50 +293,50 @@ class SamplerWeights:
         first, later = prior.layers[0], prior.layers[1:]
         self.layers, self.channels, self.num_codes = len(prior.layers), location.shape[1], prior.num_codes
         self.past = first.reach  # rows above, and columns to the left, that the first layer sees
+        keep = partial(torch.Tensor.to, dtype=location.dtype, device=location.device)
         self.head_layers = [
-            (activation, layer.bias, layer.weight.flatten(1).t().contiguous())
-            for activation, layer in zip(prior.head[::2], prior.head[1::2])
+            (activation, keep(_exact(layer.bias) / share), keep((_matrix(layer) / share).contiguous()))
+            for activation, layer, share in zip(prior.head[::2], prior.head[1::2], (1.0, prior.temperature))
         ]
-        keep = partial(torch.Tensor.to, dtype=location.dtype)
         c = self.channels
-        scale = torch.ones(2 * c, dtype=torch.float64, device=location.device)
+        scale = torch.ones(2 * c, dtype=torch.float64)
         scale[:c] = 2
 
-        embedding = prior.embedding.weight.double()
-        kernel = first.vertical.weight.double() * scale[:, None, None, None]  # [2C, C, rows, columns]
+        embedding = _exact(prior.embedding.weight)
+        kernel = _exact(first.vertical.weight) * scale[:, None, None, None]  # [2C, C, rows, columns]
         table = torch.einsum("kc,ocyx->yxko", embedding, kernel)
         none = torch.zeros_like(table[:, :, :1])  # outside the map
         self.vertical_table = keep(torch.cat([table, none], dim=2).flatten(0, 2))
         offsets = torch.arange(math.prod(kernel.shape[2:]), device=location.device)
         self.offsets = offsets * (self.num_codes + 1)  # of each position of the kernel in the table
-        kernel = first.horizontal.weight.double()[:, :, 0] * scale[:, None, None]  # [2C, C, columns], leftmost first
+        kernel = _exact(first.horizontal.weight)[:, :, 0] * scale[:, None, None]  # [2C, C, columns], leftmost first
         self.horizontal_table = keep(torch.einsum("kc,ocx->kxo", embedding, kernel.flip(2)).contiguous())
 
         self.vertical_kernels = [
-            keep((layer.vertical.weight.double() * -scale[:, None, None, None]).permute(2, 3, 1, 0).reshape(6 * c, -1))
+            keep((_exact(layer.vertical.weight) * -scale[:, None, None, None]).permute(2, 3, 1, 0).reshape(6 * c, -1))
             for layer in later
         ]
         across = torch.stack([_matrix(layer.vertical_to_horizontal) * scale / scale[:, None] for layer in prior.layers])
         self.across = keep(across)
 
         zero = scale.new_zeros(1, 4 * c)
-        biases = [zero if condition is None else condition.double() for condition in conditions]
+        biases = [zero if condition is None else _exact(condition) for condition in conditions]
         vertical, horizontal = (torch.stack(torch.broadcast_tensors(*biases)) * scale.repeat(2)).chunk(2, dim=2)
-        own = torch.stack([layer.vertical.bias.double() for layer in prior.layers]) * scale
+        own = torch.stack([_exact(layer.vertical.bias) for layer in prior.layers]) * scale
         self.vertical_bias = keep(own[:, None] + vertical)  # [L, B or 1, 2C]
-        own = [layer.vertical_to_horizontal.bias.double() + layer.horizontal.bias.double() for layer in prior.layers]
+        own = [_exact(layer.vertical_to_horizontal.bias) + _exact(layer.horizontal.bias) for layer in prior.layers]
         # the horizontal stack sees the vertical gates without their condition
         gate_bias = torch.stack(own)[:, None] * scale + horizontal - vertical @ across
-        kernels = [layer.horizontal.weight.double()[:, :, 0].permute(2, 1, 0) * scale for layer in later]
+        kernels = [_exact(layer.horizontal.weight)[:, :, 0].permute(2, 1, 0) * scale for layer in later]
         left, here = torch.stack(kernels, dim=1) if kernels else scale.new_zeros(2, 0, c, 2 * c)
         self.outs = keep(torch.stack([-_matrix(layer.out) for layer in prior.layers]))  # [L, C, C]
         self.left, self.here = keep(left), keep(here)  # [L - 1, C, 2C]
-        bias = torch.stack([layer.out.bias.double() for layer in prior.layers]).cumsum(0)[:, None]  # [L, 1, C]
+        bias = torch.stack([_exact(layer.out.bias) for layer in prior.layers]).cumsum(0)[:, None]  # [L, 1, C]
         gate_bias[1:] += bias[:-1] @ (left + here)
         self.horizontal_bias = keep(gate_bias)  # [L, B or 1, 2C]
         self.no_input = keep(-bias[:-1])  # beyond the left edge of the map
         self.head_bias = keep(bias[-1, 0])
-        self.location = keep(location.double().permute(2, 3, 0, 1))  # [h, w, B or 1, C]
+        self.location = keep(_exact(location).permute(2, 3, 0, 1))  # [h, w, B or 1, C]
 
     def head(self, features: Tensor) -> Tensor:
         """The prior's head at single positions: `[B, C]`, what the last layer hands on, -> `[B, K]` logits."""
@@ -346,6 +346,11 @@ class SamplerWeights:
         return features
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return tensor.detach().cpu().double()
+
+
 def _matrix(convolution: nn.Conv2d) -> Tensor:
     """A 1x1 convolution's weight as `[in, out]` float64."""
-    return convolution.weight.double().flatten(1).t()
+    return _exact(convolution.weight).flatten(1).t()

@@ -120,24 +120,34 @@ def _of_groups(column: str, table: dict[str, dict[str, float]]) -> str:
     return "\n".join([head, *rows])
 
 
-def write(folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
-    """Write `report.md`: data, scores, pictures, settings."""
-    data, told = config["data"], {name: of_samples(values) for name, values in scores.items()}
-    splits = ", ".join(
-        f"{name} {split['slices']} slices of {split['subjects']} subjects" for name, split in data["splits"].items()
+def _splits(data: dict[str, Any]) -> str:
+    """The splits of a summary in words."""
+    return ", ".join(
+        f"{name} {each['slices']} slices of {each['subjects']} subjects" for name, each in data["splits"].items()
     )
+
+
+def write(
+    folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]], other: dict[str, Any] | None = None
+) -> None:
+    """Write `report.md`: data, scores, pictures, settings. other: a summary of the data scored where it is not the run's own."""
+    data, told = config["data"], {name: of_samples(values) for name, values in scores.items()}
+    title, about = f"# {folder.name}", f"Data: {data['title']}. {_splits(data)}."
+    if other is not None:
+        title = f"# A run trained on {data['title']}, scored on other data: {other['title']}"
+        about = f"Scored: {other['title']}. {_splits(other)}.\n\nTrained on: {data['title']}. {_splits(data)}."
     settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     pictures = "\n\n".join(
         f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES if (folder / "images" / name).exists()
     )
     samples = "".join(f"### Samples beside the {name} split\n\n{text}\n\n" for name, text in told.items() if text)
-    notes = "".join(f"\nNote: {note}.\n" for note in data["notes"])
+    notes = "".join(f"\nNote: {note}.\n" for note in (other or data)["notes"])
     write_text(
         folder / "report.md",
-        f"""# {folder.name}
+        f"""{title}
 
-Data: {data["title"]}. {splits}.
+{about}
 {notes}
 ## Scores
 

@@ -17,25 +17,42 @@ MARGINAL_PART = 1024  # code maps at a time
 
 @torch.inference_mode()
 def code_bits(
-    prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], title: str | None = None
+    prior: GatedPixelCNN,
+    codes: Tensor,
+    known: Mapping[str, np.ndarray],
+    title: str | None = None,
+    tables: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each position
-    over the maps, `[h, w]`, float64. known: what the prior is told of each slice, by name, `Split.known`."""
+    over the maps, `[h, w]`, float64.
+
+    known: what the prior is told of each slice, by name, `Split.known`.
+    tables: from the indices of maps to log frequencies in place of the prior's own: of training maps, those without the map's
+    subject (`PositionalMarginal.log_without`).
+    """
     device, of_maps, by_position = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
         for start in range(0, len(codes), BATCH):
             batch = codes[start : start + BATCH].long().to(device)
             told = known_batch(known, np.arange(start, start + len(batch)), prior)
-            bits = code_lengths(prior(batch, conditions=told), batch).cpu().double()
+            table = {}
+            if tables is not None:
+                table = {"log_marginal": tables(torch.arange(start, start + len(batch))).to(device)}
+            bits = code_lengths(prior(batch, conditions=told, **table), batch).cpu().double()
             of_maps.append(bits.mean((1, 2)))
             by_position = by_position + bits.sum(0)
             progress.update(len(batch))
     return torch.cat(of_maps).numpy(), (by_position / len(codes)).numpy()
 
 
-def mean_bits(prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
-    """Bits per code of `[N, h, w]` code maps under the prior."""
-    return float(code_bits(prior, codes, known)[0].mean())
+def mean_bits(
+    prior: GatedPixelCNN,
+    codes: Tensor,
+    known: Mapping[str, np.ndarray],
+    tables: Callable[[Tensor], Tensor] | None = None,
+) -> float:
+    """Bits per code of `[N, h, w]` code maps under the prior; arguments as in `code_bits`."""
+    return float(code_bits(prior, codes, known, tables=tables)[0].mean())
 
 
 def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:

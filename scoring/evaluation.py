@@ -11,7 +11,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
 - by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of
   those whose value is unknown.
-- bits_per_code, bits_per_slice: of the prior. bits_per_code_train: on training maps. generalisation_gap: the difference.
+- bits_per_code, bits_per_slice: of the prior, whose logits are divided by temperature. bits_per_code_train: on training
+  maps, each with the code frequencies of the other subjects. generalisation_gap: the difference.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by position. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
 - samples, seed, decoder: what was drawn for the following, and what painted it. samples_sharpness: their power between a quarter
@@ -25,7 +26,7 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ from common.runtime import Progress
 from dataset import Dataset, Split, spread_over
 from inference.coding import decode, encode, encode_split
 from inference.drawing import Request, Samples, draw_samples, spread_numbers
+from models.marginal import PositionalMarginal
 from reporting import figures, pictures
-from scoring.bits import code_bits, lossless_bits, marginal_bits
+from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
 from scoring.realism import (
@@ -256,7 +258,9 @@ def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -
 
 def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
     """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
-    values["bits_per_code"], by_position = code_bits(case.run.prior, codes, case.split.known, case.name)
+    some = np.arange(len(codes))
+    tables = without_their_subjects(case, some) if case.name == "train" else None
+    values["bits_per_code"], by_position = code_bits(case.run.prior, codes, case.split.known, case.name, tables)
     figures.bits_by_position(
         by_position,
         case.pictures / "bits_by_position.png",
@@ -266,6 +270,7 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
     scores = {
         "bits_per_code": mean,
         "bits_per_slice": mean * codes[0].numel(),
+        "temperature": case.run.prior.temperature,
         "bits_per_code_uniform": float(np.log2(case.num_codes)),
         "bits_per_code_zlib": lossless_bits(codes, case.num_codes, lambda data: zlib.compress(data, 9)),
         "bits_per_code_lzma": lossless_bits(codes, case.num_codes, lambda data: lzma.compress(data, preset=9)),
@@ -277,11 +282,21 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
     train = case.training_split
     if case.name != "train" and train is not None:
         some = spread_over(len(train), case.effort.train_maps)
-        known = {name: values[some] for name, values in train.known.items()}
-        on_train, _ = code_bits(case.run.prior, case.codes["train"][torch.from_numpy(some)], known, "train")
-        scores["bits_per_code_train"] = float(on_train.mean())
+        maps = case.codes["train"][torch.from_numpy(some)]
+        on_train = mean_bits(case.run.prior, maps, train.known_of(some), without_their_subjects(case, some))
+        scores["bits_per_code_train"] = on_train
         scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
     return scores
+
+
+def without_their_subjects(case: Case, some: np.ndarray) -> Callable[[Tensor], Tensor] | None:
+    """The tables of code frequencies for these training maps, each without the map's own subject: how a prior does on maps whose
+    subject it has counted says nothing of how it does on others."""
+    if case.run.prior.log_marginal is None or case.training_split is None:
+        return None
+    marginal = PositionalMarginal(case.training_maps, case.num_codes, case.training_split.subjects)
+    chosen = torch.from_numpy(some)
+    return lambda indices: marginal.log_without(chosen[indices])
 
 
 # --------------------------------------------------------------------------- samples

@@ -168,12 +168,16 @@ def test_evaluate_adds_realism_to_the_run_where_there_are_subjects_enough(traine
     flags = ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "more"), "--split", "validate", "--quick"]
     evaluate.main([*flags, "--samples", "24", "--out", "first.json"])
     evaluate.main([*flags, "--samples", "24"])
-    first, second = (json.loads(path.read_text()) for path in (Path("first.json"), tmp_path / "run" / "scores.json"))
-    assert first["validate"] == second["validate"] and set(second) == {"test", "validate"}
+    other = tmp_path / "run" / "other_data" / "more"
+    first, second = (json.loads(path.read_text()) for path in (Path("first.json"), other / "scores.json"))
+    assert first["validate"] == second["validate"] and set(second) == {"validate"}
     assert {"swd_0", "variety", "symmetry", "classifier"} <= first["validate"]["realism"].keys()
     assert 0 < first["validate"]["samples_sharpness"] < 10
-    report = (tmp_path / "run" / "report.md").read_text()
+    report = (other / "report.md").read_text()
     assert "images/realism.png" in report and "| classifier |" in report
+    assert report.startswith("# A run trained on slices, scored on other data: more\n") and "Scored: more." in report
+    for name in ("scores.json", "report.md", "images/worst_reconstructions.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), "the run's own stays as it was"
     assert "| classifier |" in capsys.readouterr().out
 
 

@@ -220,14 +220,17 @@ class _Fit:
     def _backward(self, batch: np.ndarray, chance: Tensor, whole: int) -> dict[str, float]:
         """Leave in every parameter the gradient of the mean loss over the `whole` batch, of which this process has a share; sums
         of each loss over it."""
-        stage, totals = self.stage, {"loss": 0.0}
+        stage, parts = self.stage, []
         for start in range(0, len(batch), stage.micro_batch):
             part = slice(start, start + stage.micro_batch)
             losses = stage.losses(batch[part], chance[part])
             (losses["loss"] * (len(batch[part]) / whole)).backward()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(batch[part])
+            parts += [(name, value.detach(), len(batch[part])) for name, value in losses.items()]
         ranks.sum_gradients(stage.model.parameters())
+        totals = {"loss": 0.0}
+        values = torch.stack([value for _, value, _ in parts]).tolist() if parts else []
+        for (name, _, count), value in zip(parts, values):  # read once all parts are under way: reading waits for a GPU
+            totals[name] = totals.get(name, 0.0) + value * count
         return ranks.sum_by_name(totals)
 
     def _rate(self, step: int) -> float:

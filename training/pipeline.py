@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common import ranks
 from common.cli import require
-from common.files import load_model, replacing, write_json
+from common.files import load_model, replacing, save_model, write_json
 from common.runtime import seed_everything
 from dataset import Split, spread_over
 from inference.coding import decode, encode_splits
@@ -22,20 +22,23 @@ from inference.drawing import Request, draw_samples
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
-from scoring.bits import marginal_bits
+from scoring.bits import marginal_bits, mean_bits
+from scoring.calibration import fit_temperature
 from scoring.evaluation import QUICK, Case, evaluate_split
 from scoring.metrics import radial_power
 from scoring.slices import score_split
+from sources.conditions import Condition
 from training.job import Job
 from training.loop import finished_stages, fit, mark_finished, read_metrics
 from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
 from training.vqvae_stage import VQVAEStage
-from utils import decoder_to_use, load_run, run_folder, with_sharp_decoder
+from utils import decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
 SHOWN = 32  # slices in a picture
+CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
 
 
 def stages_to_run(job: Job) -> list[str]:
@@ -98,7 +101,7 @@ def train_prior(job: Job, done: list[str]) -> None:
     if known is None:
         model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size)
     else:
-        model = known.for_maps_of(*job.map_size)
+        model = known.for_maps_of(*job.map_size).told_of(conditions, conditions_kept(job, known, conditions))
     codebook = job.vqvae().quantizer.codebook
     stage = PriorStage(model.to(job.device), data, codebook, job.precision, known is not None)
     fit(stage, s.fit_settings("prior"), job.folder, done, s.resume)
@@ -106,6 +109,26 @@ def train_prior(job: Job, done: list[str]) -> None:
         path, title = job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}"
         marginal = marginal_bits(data.codes, data.validation_codes, s.k)
         figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
+
+
+def calibrate_prior(job: Job, done: list[str]) -> None:
+    """Fit the prior's temperature on validation maps; it is kept in `prior.safetensors`."""
+    if "validate" not in job.data.splits:
+        print("note: without a validation split, the prior is not calibrated")
+        return
+    path, split = job.folder / "prior.safetensors", job.data.splits["validate"]
+    some = spread_over(len(split), CALIBRATED)
+    codes, known = job.codes()["validate"][some], split.known_of(some)
+    prior = load_model(path, GatedPixelCNN).to(job.device)
+    prior.temperature = 1.0
+    before = mean_bits(prior, codes, known)
+    prior.temperature = fit_temperature(prior, codes, known)
+    save_model(path, prior)
+    after = mean_bits(prior, codes, known)
+    print(
+        f"prior: temperature {prior.temperature:.3f}; validate bits {before:.4f} without it, {after:.4f} with it",
+        flush=True,
+    )
 
 
 def train_sharp_decoder(job: Job, done: list[str]) -> None:
@@ -192,6 +215,19 @@ def weights_to_start_from(job: Job, name: str, model_class: type[Model]) -> Mode
     return load_model(path, model_class).requires_grad_(True) if path.exists() else None
 
 
+def conditions_kept(job: Job, prior: GatedPixelCNN, conditions: dict[str, int]) -> list[str]:
+    """The conditions that mean the same to the prior of the `--init` run as they do here; says which it has to learn."""
+    stored = read_config(run_folder(job.settings.init))["data"].get("conditions", {})
+    told = {name: Condition.from_json(value) for name, value in stored.items()}
+    same = {name for name, condition in job.data.conditions.items() if told.get(name) == condition} | {"position"}
+    kept = [name for name in conditions if name in same and name in prior.arguments["conditions"]]
+    for name in conditions.keys() - set(kept):
+        print(
+            f"note: --init {job.settings.init}: its prior was not told {name} as it is here; that is learned from nothing"
+        )
+    return kept
+
+
 def curves(job: Job, stage: str) -> list[dict[str, Any]]:
     """What was logged of a stage, a record an epoch."""
     return [record for record in read_metrics(job.folder) if record["stage"] == stage]
@@ -201,6 +237,7 @@ PIPELINE: dict[str, Callable[[Job, list[str]], None]] = {
     "vqvae": train_vqvae,
     "encode": encode_slices,
     "prior": train_prior,
+    "calibrate": calibrate_prior,
     "sharpen": train_sharp_decoder,
     "sample": sample_slices,
     "report": score_and_report,

@@ -1,13 +1,13 @@
 """The second stage: how the prior takes a batch of code maps, and how it is scored after an epoch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.runtime import autocast
+from common.runtime import at_a_time, autocast
 from dataset import spread_over
 from models.marginal import PositionalMarginal
 from pixelcnn import GatedPixelCNN
@@ -36,12 +36,14 @@ class PriorStage(Stage):
         self, model: GatedPixelCNN, data: CodedSlices, codebook: Tensor, precision: str, trained: bool = False
     ):
         self.model, self.data, self.codebook = model, data, codebook
+        model.temperature = 1.0  # of an earlier calibration; it learns as it is
         self.precision, self.trained = precision, trained
         maps = [data.codes, data.mirrored_codes]
-        self.marginal = PositionalMarginal(maps, model.num_codes, data.train.subjects)
+        device = model.embedding.weight.device
+        self.marginal = PositionalMarginal(maps, model.num_codes, data.train.subjects, device=device)
         self.withheld = max(1, len(model.arguments["conditions"]))  # chances of withholding something
         self.size, self.chances = len(data.codes), 1 + self.withheld + model.chances
-        self.micro_batch = max(1, POSITIONS // math.prod(data.codes.shape[1:]))
+        self.micro_batch = max(1, at_a_time(POSITIONS, device) // math.prod(data.codes.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
         if not self.trained:
@@ -57,20 +59,23 @@ class PriorStage(Stage):
         codes = torch.where(swap, self.data.mirrored_codes[chosen], self.data.codes[chosen]).long().to(device)
         told = known_batch(self.data.train.known, indices, self.model)
         for number, name in enumerate(told, 1):  # now and then withheld, so that the prior also knows slices without
-            told[name] = torch.where(chance[:, number].to(device) < UNKNOWN_SHARE, math.nan, told[name])
-        table = None if self.model.log_marginal is None else self.marginal.log_without(chosen).to(device)
-        dropout = chance[:, 1 + self.withheld :].to(device)
+            told[name] = torch.where((chance[:, number] < UNKNOWN_SHARE).to(device), math.nan, told[name])
+        table = None if self.model.log_marginal is None else self.marginal.log_without(chosen)
+        dropout = chance[:, 1 + self.withheld :]
         with autocast(device, self.precision):
             logits = self.model(codes, conditions=told, log_marginal=table, chance=dropout)
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
-        data = self.data
-        return {
-            "train_bits": self._some_bits(model, data.codes, data.train.known),
-            "validate_bits": self._some_bits(model, data.validation_codes, data.validation.known),
-        }
+        data, some = self.data, spread_over(self.size, scored_slices(self.size))
+        maps, tables = data.codes[torch.from_numpy(some)], self._without_their_subjects(model, some)
+        train = mean_bits(model, maps, data.train.known_of(some), tables)
+        some = spread_over(len(data.validation_codes), scored_slices(self.size))
+        maps = data.validation_codes[torch.from_numpy(some)]
+        return {"train_bits": train, "validate_bits": mean_bits(model, maps, data.validation.known_of(some))}
 
-    def _some_bits(self, model: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
-        some = spread_over(len(codes), scored_slices(self.size))
-        return mean_bits(model, codes[torch.from_numpy(some)], {name: values[some] for name, values in known.items()})
+    def _without_their_subjects(self, model: GatedPixelCNN, some: np.ndarray) -> Callable[[Tensor], Tensor] | None:
+        """The tables of code frequencies for some of the training maps: a map's own subject says nothing of how a prior does on
+        others."""
+        chosen = torch.from_numpy(some)
+        return None if model.log_marginal is None else lambda indices: self.marginal.log_without(chosen[indices])

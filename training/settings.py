@@ -50,8 +50,8 @@ class Settings:
     )
     split: str = flag(
         "85,10,5",
-        "Percent of the subjects for training, validation and test where the data has no splits; who is where hangs on the "
-        "subject's name alone.",
+        "Percent of the subjects for training, validation and test where the data has no splits; which split a subject is in "
+        "depends on its name alone.",
     )
     split_file: str | None = flag(
         None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
@@ -87,7 +87,7 @@ class Settings:
     stage: str = flag(
         "all",
         "Run one stage alone, from what the stages before it left in the run folder.",
-        ("all", "vqvae", "encode", "prior", "sharpen", "sample", "report"),
+        ("all", "vqvae", "encode", "prior", "calibrate", "sharpen", "sample", "report"),
     )
     resume: bool = flag(
         False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."

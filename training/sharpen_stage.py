@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.runtime import autocast
+from common.runtime import at_a_time, autocast
 from dataset import Frame, spread_over
 from models.sharp_decoder import SharpDecoder
 from scoring.metrics import fine_power, ssim
@@ -43,7 +43,8 @@ class SharpenStage(Stage):
         self.model.load_state_dict(vqvae.decoder.state_dict(), strict=False)  # trained further since, it may be
         self.model.texture.requires_grad_(True)
         self.size = len(data.train)
-        self.micro_batch = max(1, PIXELS // (2 * frame.height * frame.width))
+        device = vqvae.quantizer.codebook.device
+        self.micro_batch = max(1, at_a_time(PIXELS, device) // (2 * frame.height * frame.width))
         self.scored = data.validation.evenly(scored_slices(self.size))
         scored = spread_over(len(data.validation), scored_slices(self.size))
         self.scored_codes = data.validation_codes[torch.from_numpy(scored)]

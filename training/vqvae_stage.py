@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.runtime import autocast
+from common.runtime import at_a_time, autocast
 from dataset import Frame, Split, spread_over
 from inference.coding import encode_split
 from scoring.metrics import CodeUsage
@@ -37,7 +37,8 @@ class VQVAEStage(Stage):
         """`trained`: the model has been trained before, so its codes stay where they are."""
         self.model, self.train, self.frame, self.precision, self.trained = model, train, frame, precision, trained
         self.size = len(train)
-        self.micro_batch = max(1, PIXELS // (frame.height * frame.width))
+        device = next(model.parameters()).device
+        self.micro_batch = max(1, at_a_time(PIXELS, device) // (frame.height * frame.width))
         self.scored = {
             "train": train.evenly(scored_slices(self.size) // 2),
             "validate": validation.evenly(scored_slices(self.size)),
@@ -67,7 +68,11 @@ class VQVAEStage(Stage):
             decoded = self.model.autoencode(images) if out is None else out.images
         reconstruction = reconstruction_loss(decoded, images)
         if out is None:
-            return {"loss": reconstruction, "reconstruction": reconstruction.detach(), "commitment": torch.zeros(())}
+            return {
+                "loss": reconstruction,
+                "reconstruction": reconstruction.detach(),
+                "commitment": reconstruction.new_zeros(()),
+            }
         self.pending.append((out.latents, out.codes))
         return {
             "loss": reconstruction + COMMITMENT * out.commitment_loss,
@@ -129,4 +134,4 @@ def vqvae_optimizers(model: VQVAE, lr: float) -> list[torch.optim.Optimizer]:
 def mirrored(images: Tensor, chance: Tensor) -> Tensor:
     """Each slice of `[B, 1, H, W]` mirrored left to right (its rows, as the head lies on its side) where its chance is below a
     half."""
-    return torch.where(chance[:, None, None, None].to(images.device) < 0.5, images.flip(2), images)
+    return torch.where((chance < 0.5)[:, None, None, None].to(images.device), images.flip(2), images)
