@@ -15,5 +15,5 @@ def test_a_scan_has_its_own_row_and_a_subject_without_scans_that_of_its_first(tm
     found, values = join(table, ["age"], ["OAS1_0001", "OAS1_0001", "OAS1_0002"], scans)
     assert found["age"].classes == ("40", "44", "70") and values["age"].tolist() == [0, 1, 2]
     if order == (0, 1, 2):
-        _, of_slices = join(table, ["age"], ["001", "002", "003"], ["case_001", "case_002", "case_003"])
-        assert of_slices["age"][:2].tolist() == [0, 1] and np.isnan(of_slices["age"][2])
+        _, of_slices = join(table, ["age"], ["001", "002", "003"], ["case_001", "case_002", "case_003"], found)
+        assert of_slices["age"][:2].tolist() == [0, 2] and np.isnan(of_slices["age"][2])
