@@ -34,6 +34,34 @@ def curves(contenders: dict[str, list[dict[str, float]]], target: float, path: P
     plt.close(figure)
 
 
+def reference_curves(
+    trainings: dict[str, list[dict[str, float]]],
+    published: Sequence[tuple[int, float]],
+    ours: dict[str, Any] | None,
+    target: float,
+    path: Path,
+) -> None:
+    """SSIM by slices seen and codebook loss by minutes of the reference network. published: (slices, SSIM) after each of its
+    epochs. ours: of a training of our own, drawn as a point."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for name, curve in trainings.items():
+        line = left.plot([p["slices"] for p in curve], [p["ssim"] for p in curve], label=name)[0]
+        minutes, losses = [p["seconds"] / 60 for p in curve], [p["codebook_loss"] for p in curve]
+        right.plot(minutes, losses, color=line.get_color(), label=name)
+    left.plot(*zip(*published), "--.", color=REFERENCE, label="as published: validation split, of grids")
+    left.axhline(target, color="black", linestyle=":", label=f"as published: test split, of grids: {target}")
+    if ours is not None:
+        label = f"oasis-vqvae, {ours['slices_seen']:,} slices: {ours['ssim']:.2f}"
+        left.plot(ours["slices_seen"], ours["ssim"], "s", color=STYLES["ours"][1], label=label)
+    left.set(xlabel="slices seen", ylabel="SSIM, whole validation slices", xscale="log", ylim=(0, 1))
+    right.set(xlabel="minutes of training on 2 cores", ylabel="codebook loss", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path)
+    plt.close(figure)
+
+
 def rate_distortion(
     rates: Sequence[dict[str, Any]],
     runs: Sequence[dict[str, Any]],

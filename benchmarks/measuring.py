@@ -1,4 +1,4 @@
-"""What the benchmarks share: a file of figures, and medians of runs taken in turns."""
+"""What the benchmarks share: a file of figures, medians of runs taken in turns, and a clock that other processes do not turn."""
 
 import json
 import statistics
@@ -40,3 +40,11 @@ def medians(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
             if repeat:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def core_pair_seconds() -> float:
+    """Processor time of this process over 2: the time on 2 cores that it has to itself, whatever else runs beside it.
+
+    Where one core alone is busy this runs at half the speed of a wall clock.
+    """
+    return time.process_time() / 2

@@ -1,8 +1,9 @@
 """What this toolkit's VQ-VAE is compared with, each trained by its own recipe.
 
-`Reference`: the student project that this toolkit started from, written anew from its description: two strided 4x4
-convolutions of width D, two residual blocks with batch norm, codebook learned by gradient from uniform +-1/K, mean squared error,
-Adam at 0.002, float32, whole slices.
+`Reference`: the VQ-VAE of the student project that this toolkit started from (PatternFlow, recognition/45678044), written anew
+layer by layer from what it published: two strided 4x4 convolutions of width D, two residual blocks, the same backwards, a ReLU
+after each, the last one too, batch norm inside the residual blocks alone; codebook learned by gradient from uniform +-1/K,
+codebook and commitment terms of weight 1, mean squared error, Adam at 0.002, 32 slices a step, float32, whole slices in 0..1.
 
 `Monai`: MONAI's `VQVAE` with its default channels and residual layers, one strided level a halving, and the recipe of its
 tutorial: L1 plus its quantiser's loss, Adam; whole slices.
@@ -17,12 +18,16 @@ from monai.networks.nets import VQVAE as MonaiVQVAE
 from torch import Tensor
 
 from common.runtime import autocast
-from dataset import Frame
+from dataset import Frame, Split
+from scoring.metrics import CodeUsage, ssim
 from training.reconstruction_loss import reconstruction_loss
 from training.vqvae_stage import COMMITMENT, vqvae_optimizers
 from vqvae import VQVAE
 
 NUM_CODES, CODE_DIM = 512, 64
+TARGET_SSIM = 0.9068  # what the student project reports, of grids of slices
+BATCH = 32  # slices at a time when scoring
+MONAI_CHANNELS = 96  # its default
 
 
 class Peer:
@@ -65,12 +70,10 @@ class ReferenceResidual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 1),
-            nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,31 +81,31 @@ class ReferenceResidual(nn.Module):
 
 
 class ReferenceNetwork(nn.Module):
-    """Downsamples by 4; `[B, 1, H, W]` in 0..1."""
+    """Downsamples by 4; `[B, 1, H, W]` in 0..1, and so are the reconstructions, but for what is past 1."""
 
     def __init__(self, num_codes: int = NUM_CODES, code_dim: int = CODE_DIM):
         super().__init__()
         width = code_dim
         self.encoder = nn.Sequential(
             nn.Conv2d(1, width, 4, stride=2, padding=1),
-            nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.Conv2d(width, width, 4, stride=2, padding=1),
-            ReferenceResidual(width),
-            ReferenceResidual(width),
+            nn.ReLU(),
+            *self._blocks(width),
         )
         self.codebook = nn.Embedding(num_codes, code_dim)
         nn.init.uniform_(self.codebook.weight, -1 / num_codes, 1 / num_codes)
         self.decoder = nn.Sequential(
-            ReferenceResidual(width),
-            ReferenceResidual(width),
-            nn.ReLU(),
+            *self._blocks(width),
             nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
-            nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),
-            nn.Tanh(),
+            nn.ReLU(),
         )
+
+    @staticmethod
+    def _blocks(width: int) -> list[nn.Module]:
+        return [ReferenceResidual(width), nn.ReLU(), ReferenceResidual(width), nn.ReLU()]
 
     def codes(self, latents: Tensor) -> Tensor:
         vectors, codebook = latents.permute(0, 2, 3, 1).flatten(0, 2), self.codebook.weight
@@ -113,17 +116,20 @@ class ReferenceNetwork(nn.Module):
         return self.codebook(codes).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction and codebook loss (equation 3 of arXiv 1711.00937)."""
+        """Reconstruction and codebook loss (equation 3 of arXiv 1711.00937, but with a weight of 1 for the commitment)."""
         latents = self.encoder(images)
         with torch.no_grad():
             codes = self.codes(latents)
         chosen = self.lookup(codes)
-        codebook_loss = F.mse_loss(chosen, latents.detach()) + 0.25 * F.mse_loss(latents, chosen.detach())
+        codebook_loss = F.mse_loss(chosen, latents.detach()) + F.mse_loss(latents, chosen.detach())
         return self.decoder(latents + (chosen - latents).detach()), codebook_loss
 
 
 class Reference(Peer):
+    """The student project's network by its own recipe. codebook_loss: of the last step."""
+
     name = "reference"
+    codebook_loss = 0.0
 
     def __init__(self, downsample: int, lr: float = 0.002):
         if downsample != 4:
@@ -132,29 +138,38 @@ class Reference(Peer):
         self.optimizers = [torch.optim.Adam(self.model.parameters(), lr)]
 
     def loss(self, images: Tensor) -> Tensor:
-        decoded, codebook_loss = self.model(2 * images - 1)
-        return F.mse_loss(decoded, 2 * images - 1) + codebook_loss
+        decoded, codebook_loss = self.model(images)
+        self.codebook_loss = codebook_loss.item()
+        return F.mse_loss(decoded, images) + codebook_loss
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.model.codes(self.model.encoder(2 * images - 1))
+        return self.model.codes(self.model.encoder(images))
 
     def decode(self, codes: Tensor) -> Tensor:
-        return (self.model.decoder(self.model.lookup(codes)) / 2 + 0.5).clamp(0, 1)
+        return self.model.decoder(self.model.lookup(codes)).clamp(0, 1)
 
 
 class Monai(Peer):
     name = "MONAI VQVAE"
 
-    def __init__(self, downsample: int, precision: str = "float32", lr: float = 3e-4, batch: int = 32):
+    def __init__(
+        self,
+        downsample: int,
+        precision: str = "float32",
+        lr: float = 3e-4,
+        batch: int = 32,
+        channels: int = MONAI_CHANNELS,
+    ):
+        """channels: of every level but the last, which has twice as many."""
         self.precision, self.batch = precision, batch
         levels = downsample.bit_length() - 1
-        channels = (*[96] * (levels - 1), 192)  # its defaults at three levels: 96, 96, 192
+        widths = (*[channels] * (levels - 1), 2 * channels)  # its defaults at three levels: 96, 96, 192
         self.model = MonaiVQVAE(
             spatial_dims=2,
             in_channels=1,
             out_channels=1,
-            channels=channels,
-            num_res_channels=channels,
+            channels=widths,
+            num_res_channels=widths,
             downsample_parameters=((2, 4, 1, 1),) * levels,
             upsample_parameters=((2, 4, 1, 1, 0),) * levels,
             num_embeddings=NUM_CODES,
@@ -203,3 +218,21 @@ class Ours(Peer):
 
     def _inside(self, images: Tensor) -> Tensor:
         return self.frame.crop(images).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def score_peer(peer: Peer, split: Split) -> dict[str, float]:
+    """Mean SSIM of whole slices, and the use of the codebook."""
+    peer.model.eval()
+    values, codes = [], []
+    for _, images in split.batches(BATCH):
+        codes.append(peer.encode(images))
+        values.append(ssim(peer.decode(codes[-1]).float(), images))
+    peer.model.train()
+    usage = CodeUsage.of(torch.cat(codes), NUM_CODES)
+    return {
+        "ssim": float(torch.cat(values).double().mean()),
+        "codes_used": usage.used,
+        "perplexity": usage.perplexity,
+        "codes_per_slice": codes[0][0].numel(),
+    }

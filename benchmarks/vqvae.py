@@ -26,10 +26,11 @@ sys.path.insert(0, str(ROOT))
 
 import bench_figures  # noqa: E402
 import numpy as np  # noqa: E402
+import reference  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from measuring import Results, medians  # noqa: E402
-from peers import CODE_DIM, NUM_CODES, Monai, Ours, Peer, Reference  # noqa: E402
+from peers import CODE_DIM, NUM_CODES, TARGET_SSIM, Monai, Ours, Peer, Reference, score_peer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import vqvae  # noqa: E402
@@ -37,7 +38,7 @@ from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.files import load_model  # noqa: E402
 from common.runtime import Progress, autocast, resolve_precision, seed_everything, versions  # noqa: E402
 from dataset import Dataset, Split, find_frame  # noqa: E402
-from scoring.metrics import CodeUsage, ssim  # noqa: E402
+from scoring.metrics import CodeUsage  # noqa: E402
 from scoring.slices import score_split  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
 from training import loop, vqvae_stage  # noqa: E402
@@ -48,15 +49,26 @@ from training.vqvae_stage import VQVAEStage  # noqa: E402
 from utils import Run, load_run, read_config  # noqa: E402
 from vqvae import FLAT, VQVAE, VectorQuantizer  # noqa: E402
 
-PARTS = ("training", "monai", "rates", "quantizer", "speed", "codes", "choices", "report")
-TARGET_SSIM = 0.9068  # what the student project reports
+PARTS = (
+    "training",
+    "monai",
+    "reference",
+    "grids",
+    "equal",
+    "rates",
+    "quantizer",
+    "speed",
+    "codes",
+    "choices",
+    "report",
+)
 VECTORS = 131_072  # latents of the quantiser's test
 SCORED = 140  # validation slices whose codes are looked at
 PEER_SCORED = (
     70,
     280,
 )  # validation slices that a peer, slow as it is, is scored on while it trains and at its end, spread evenly
-BATCH = 32  # slices at a time when scoring and in the speed table
+BATCH = 32  # slices at a time in the speed table
 AIR = 16 / 255  # brightest pixel of a patch that shows nothing but air
 CHOICE_SLICES = 2560  # of the trainings that try one choice each
 BRIEF_SLICES = 1024  # of the training that is timed to the target
@@ -77,6 +89,8 @@ class Settings:
     downsample: int = flag(4, "Pixels a code covers along each side; the reference network knows 4 alone.", (4, 8, 16))
     minutes: float = flag(15.0, "Training time that every contender is given.")
     reference_minutes: float = flag(60.0, "Training time after which the reference network is stopped for good.")
+    short_minutes: float = flag(6.0, "Training time of the reference network at each rate tried beside its own.")
+    monai_channels: str = flag("32,96", "Channels of MONAI's VQVAE where it sees as many slices as ours, one or more.")
     batch: int = flag(4, "Slices a step of our own trainings.")
     lr: float = flag(0.002, "Learning rate of our own trainings.")
     precision: str = flag(
@@ -91,7 +105,7 @@ class Settings:
     def check(self) -> None:
         unknown = set(self.part.split(",")) - set(PARTS)
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-        need_data = {"training", "monai", "rates", "speed", "codes", "choices"} & set(self.part.split(","))
+        need_data = (set(PARTS) - {"quantizer", "report"}) & set(self.part.split(","))
         require(not need_data or self.data is not None, f"--part {self.part} needs --data")
 
     @property
@@ -127,8 +141,8 @@ def train_all(settings: Settings, results: Results) -> None:
     add("monai", max(results.values[f"monai_f{settings.downsample}"].values(), key=lambda tried: tried["ssim"]))
     if settings.downsample == 4:
         seed_everything(settings.seed, "reference")
-        reference = Reference(settings.downsample)
-        add("reference", train_peer(reference, data, settings.reference_minutes, settings.minutes, settings.seed))
+        network = Reference(settings.downsample)
+        add("reference", train_peer(network, data, settings.reference_minutes, settings.minutes, settings.seed))
 
 
 def train_monai(settings: Settings, results: Results) -> None:
@@ -144,6 +158,24 @@ def train_monai(settings: Settings, results: Results) -> None:
         monai = Monai(settings.downsample, settings.arithmetic, lr, batch)
         tried = train_peer(monai, data, settings.minutes, None, settings.seed) | {"batch": batch, "lr": lr}
         results.add(f"monai_f{settings.downsample}", f"batch {batch}, learning rate {lr:g}", tried)
+
+
+def train_reference(settings: Settings, results: Results) -> None:
+    """Train the reference network by its own recipe on the whole training split, and at the best of other rates."""
+    reference.train_reference(settings, load_slice_set(settings.data, settings.cache, None, Progress), results)
+
+
+def compare_measures(settings: Settings, results: Results) -> None:
+    """The SSIM of grids beside that of slices, of the reference networks trained so far and of the weights that come along."""
+    reference.compare_measures(settings, load_slice_set(settings.data, settings.cache, None, Progress), results)
+
+
+def train_equally(settings: Settings, results: Results) -> None:
+    """Ours, briefly, and MONAI's VQVAE on the same slices."""
+    data = load_slice_set(settings.data, settings.cache, None, Progress)
+    same = replace(settings, precision="float32", downsample=4)
+    ours = partial(train_ours, same, slices=BRIEF_SLICES, epochs=1)
+    reference.train_equally(settings, data, results, BRIEF_SLICES, ours)
 
 
 def train_ours(settings: Settings, data: Dataset, slices: int, epochs: int) -> dict[str, Any]:
@@ -215,24 +247,6 @@ def train_peer(peer: Peer, data: Dataset, limit: float, equal: float | None, see
     final["slices_seen"] = len(losses) * peer.batch
     curve.append({"loss": losses[-1]} | final)
     return final | result | {"curve": curve, "final": final}
-
-
-@torch.no_grad()
-def score_peer(peer: Peer, split: Split) -> dict[str, float]:
-    """Mean SSIM of whole slices, and the use of the codebook."""
-    peer.model.eval()
-    values, codes = [], []
-    for _, images in split.batches(BATCH):
-        codes.append(peer.encode(images))
-        values.append(ssim(peer.decode(codes[-1]).float(), images))
-    peer.model.train()
-    usage = CodeUsage.of(torch.cat(codes), NUM_CODES)
-    return {
-        "ssim": float(torch.cat(values).double().mean()),
-        "codes_used": usage.used,
-        "perplexity": usage.perplexity,
-        "codes_per_slice": codes[0][0].numel(),
-    }
 
 
 # --------------------------------------------------------------------------- (b) the quantiser alone
@@ -488,6 +502,7 @@ def write_report(settings: Settings, results: Results) -> None:
         bench_figures.curves(curves, TARGET_SSIM, folder / f"ssim_by_time_f{downsample}.png")
     recipes = {f: values[f"monai_f{f}"] for f in (4, 8, 16) if f"monai_f{f}" in values}
     text += [monai_table(downsample, tried) for downsample, tried in recipes.items()]
+    text += reference.write_tables(values, folder)
     if "quantizer" in values:
         text.append(quantizer_table(values["quantizer"]))
     if "speed" in values:
@@ -639,6 +654,9 @@ def peer_points(
 PART_FUNCTIONS = {
     "training": train_all,
     "monai": train_monai,
+    "reference": train_reference,
+    "grids": compare_measures,
+    "equal": train_equally,
     "rates": train_rates,
     "quantizer": quantizers,
     "speed": speeds,

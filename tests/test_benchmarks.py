@@ -12,8 +12,10 @@ from conftest import draw_slices
 
 import evaluate
 import train
+from sources.slice_set import load_slice_set
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+RATES = (0.001, 0.0002)  # of the reference network beside its own
 
 
 @pytest.fixture
@@ -79,17 +81,115 @@ def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
     few = {name: bench.CHOICES[name] for name in ("as it is", "AdamW instead of Muon", "flat patches as any other")}
     monkeypatch.setattr(bench, "CHOICES", few)
     monkeypatch.setattr(bench, "memory_in_a_process", lambda name: 1 + len(name))
-    flags = ["--minutes", "0.02", "--reference_minutes", "0.04", "--repeats", "1", "--runs", run, "--cache", cache]
+    for name, value in {
+        "SCORED": 2,
+        "EQUAL_SCORED": 4,
+        "SCORE_EVERY": 0.5,
+        "PRETRAINED": run,
+        "OTHER_RATES": RATES,
+    }.items():
+        monkeypatch.setattr(bench.reference, name, value)
+    flags = ["--minutes", "0.02", "--reference_minutes", "0.025", "--short_minutes", "0.008", "--repeats", "1"]
+    flags += ["--monai_channels", "4,96"]
+    flags += ["--runs", run, "--cache", cache]
     parts = ["--part", ",".join(bench.PARTS), "--data", str(data), "--out", str(out)]
     bench.main([*parts, *flags])
     results = json.loads((out / "results.json").read_text())
     assert results["codes"][run]["equal_in_batches_of_1_7_64_and_under_autocast"]
     assert results["choices"]["as it is"]["ssim"] != results["choices"]["AdamW instead of Muon"]["ssim"]
     assert {"ours", "monai", "reference"} <= results["training_f4"].keys()
+    assert set(results["reference"]) == {"learning rate 0.002", "learning rate 0.001", "learning rate 0.0002"}
+    assert results["reference"]["learning rate 0.002"]["seconds"] >= 0.025 * 60
+    assert {"ssim", "grid_ssim", "grid_ssim_in_batches"} <= results["grids"]["reference, learning rate 0.002"].keys()
+    assert 0 < results["grids"]["oasis-vqvae, pretrained"]["grid_ssim"] < 1
+    assert [one["slices_seen"] for one in results["equal"].values()] == [8, 8, 8]
     report = (out / "report.md").read_text()
-    for words in ("more than", "vector-quantize-pytorch", "f=16", "AdamW instead of Muon", "slices a second", "seen"):
+    for words in (
+        "more than",
+        "vector-quantize-pytorch",
+        "f=16",
+        "AdamW instead of Muon",
+        "slices a second",
+        "seen",
+        "time over",
+        "of grids",
+    ):
         assert words in report, words
-    assert (out / "rate_distortion.png").exists() and (out / "ssim_by_time_f4.png").exists()
+    for picture in ("rate_distortion", "ssim_by_time_f4", "reference_curves"):
+        assert (out / f"{picture}.png").exists(), picture
+
+
+def test_the_reference_is_the_published_network(load):
+    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    peers = load("peers")
+    peer = peers.Reference(4)
+    block = ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d"]
+    blocks = ["ReferenceResidual", "ReLU"] * 2
+    names = [[type(layer).__name__ for layer in part] for part in (peer.model.encoder, peer.model.decoder)]
+    assert names[0] == ["Conv2d", "ReLU"] * 2 + blocks and names[1] == blocks + ["ConvTranspose2d", "ReLU"] * 2
+    residual = peer.model.encoder[4].layers
+    assert [type(layer).__name__ for layer in residual] == block and residual[0].bias is residual[3].bias is None
+    assert sum(weights.numel() for weights in peer.model.parameters()) == 330_433  # by hand
+    assert peer.optimizers[0].defaults["lr"] == 0.002 and peer.batch == 32
+    images = torch.rand(2, 1, 32, 32)
+    decoded, codebook_loss = peer.model(images)
+    latents = peer.model.encoder(images)
+    chosen = peer.model.lookup(peer.model.codes(latents))
+    distance = (chosen - latents).square().mean()
+    assert decoded.min() >= 0 and torch.allclose(codebook_loss, 2 * distance)
+    codebook_loss.backward()  # both terms pull, with the same weight
+    pulled = peer.model.codebook.weight.grad.norm()
+    peer.model.zero_grad()
+    (chosen - latents.detach()).square().mean().backward()
+    assert torch.allclose(pulled, peer.model.codebook.weight.grad.norm())
+    assert torch.allclose(peer.loss(images), (peer.model(images)[0] - images).square().mean() + 2 * distance, rtol=1e-4)
+
+
+def test_training_of_the_reference_goes_on_where_it_was_stopped(tmp_path, load):
+    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    bench = load("reference")
+    draw_slices(tmp_path, "train", range(4), slices=16, size=(32, 32))
+    train = load_slice_set(tmp_path, tmp_path / "cache").splits["train"]
+    whole, stopped = (bench.Training.of_reference(0.002, 0, tmp_path / name) for name in ("whole", "stopped"))
+    for training in (whole, stopped):
+        training.step(train)
+    stopped.score(train)
+    stopped.save()
+    again = bench.Training.of_reference(0.002, 0, tmp_path / "stopped")
+    assert (again.steps, again.curve) == (1, stopped.curve)
+    again.peer.model.train()
+    for training in (whole, again):
+        training.step(train)
+    for name, weights in whole.peer.model.state_dict().items():
+        assert torch.allclose(weights, again.peer.model.state_dict()[name], atol=1e-6), name
+
+
+def test_a_reference_is_given_up_only_when_it_has_one_code_and_gets_no_better(load):
+    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    bench = load("reference")
+
+    def curve(losses: list[float], codes: int = 1) -> list[dict[str, float]]:
+        return [{"seconds": 120.0 * i, "loss": loss, "codes_used": codes} for i, loss in enumerate(losses)]
+
+    assert bench.beyond_hope(curve([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.5]))
+    assert not bench.beyond_hope(curve([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5]))
+    assert not bench.beyond_hope(curve([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.5], codes=2))
+    assert not bench.beyond_hope(curve([2.0, 2.0, 2.5]))  # for too short a time
+    assert bench.beyond_hope(curve([2.0, float("nan")]))
+
+
+def test_grids_of_slices_are_torchvisions(load):
+    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    bench = load("reference")
+    images = torch.rand(11, 1, 30, 20) + 0.1
+    grid = bench.make_grid(images)
+    assert grid.shape == (1, 1, 2 * 32 + 2, 8 * 22 + 2)
+    assert torch.equal(grid[0, :, 34:64, 24:44], images[9])  # the second of the second row
+    assert (grid > 0).sum() == images.numel()
+    assert bench.make_grid(images[:3]).shape == (1, 1, 34, 3 * 22 + 2) and bench.make_grid(images[:1]) is not None
+    assert bench.grid_ssim(images, images) == pytest.approx(1)
+    noisy = images + 0.1 * torch.randn_like(images)
+    assert bench.grid_ssim(noisy, images) < 0.99
 
 
 def test_every_part_of_the_scores_benchmark(tmp_path, monkeypatch, load):
