@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from models.marginal import PositionalMarginal, positional_marginal
 from models.sampler import Draw, as_noise, uniform_noise
-from pixelcnn import NUMBER, GatedPixelCNN
+from pixelcnn import NUMBER, ConditionEncoder, GatedPixelCNN
 from scoring.metrics import CodeUsage, code_lengths
 
 POSITION = {"position": NUMBER}
@@ -152,6 +152,33 @@ def test_every_condition_takes_the_same_road():
         model(codes, position, {"sex": torch.tensor([0.0, 2.0])})
 
 
+def test_a_number_is_shown_at_many_scales():
+    """What rises along the volume, and what turns within an eighth of it, are both linear in what the prior is shown."""
+    encoder, shown = ConditionEncoder({"age": NUMBER}, 8, 8), []
+    encoder.first["age"].register_forward_pre_hook(lambda _, given: shown.append(given[0].double()))
+    numbers = torch.linspace(0, 1, 128).double()
+    encoder.double()({"age": numbers})
+    for wanted in (numbers, (2 * math.pi * numbers).cos(), (8 * math.pi * numbers).cos()):
+        fit = torch.linalg.lstsq(shown[0], wanted[:, None]).solution
+        assert (shown[0] @ fit - wanted[:, None]).square().mean() < 0.02 * wanted.var()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dropout", [0.1, 0.4])
+def test_dropout_leaves_the_mean_of_features_as_it_is(dropout):
+    model = small(layers=1, dropout=dropout)
+    model.head = torch.nn.Identity()  # features, in which what is kept counts linearly
+    codes, many = torch.randint(0, 6, (1, 4, 5)), 8000
+    expected = model(codes)
+    dropped = model.train()(codes.expand(many, -1, -1), chance=torch.rand(many, model.chances))
+    assert (dropped - expected).abs().amax(1).min() > 0, "something is dropped nearly everywhere, or this shows nothing"
+    error = (dropped.mean(0) - expected[0]).square().mean() / expected.var()
+    assert error < 0.001
+    chance = torch.full((1, model.chances), dropout).double()
+    assert torch.equal(model(codes, chance=chance), model(codes, chance=chance + 0.5)), "kept from this chance on"
+    assert not torch.equal(model(codes, chance=chance), model(codes, chance=chance - 0.01))
+
+
 def test_completion_refuses_what_makes_no_sense():
     model, codes = small(), torch.zeros(4, 5, dtype=torch.int64)
     with pytest.raises(ValueError, match="go together"):
@@ -224,12 +251,32 @@ def test_top_k_and_top_p_keep_the_likeliest():
             Draw(**wrong)
 
 
+def test_temperature_divides_what_codes_are_apart_before_anything_is_cut_off():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    for temperature in (0.5, 1.0, 3.0):
+        apart = Draw(temperature).probabilities(logits).log().diff() * temperature
+        torch.testing.assert_close(apart, logits.diff())
+    kept = [int((Draw(temperature, top_p=0.8).probabilities(logits) > 0).sum()) for temperature in (0.3, 1.0, 10.0)]
+    assert kept == [1, 2, 4], "of .96, .64 + .24 and .29 + .26 + .24 + .21"
+
+
 def test_positional_marginal_is_a_distribution_near_the_counts():
     codes = torch.randint(0, 5, (200, 3, 4))
     codes[:, 1, 2] = 4
     marginal = positional_marginal(codes, 5, smoothing=1)
     assert torch.allclose(marginal.sum(0), torch.ones(3, 4))
     assert marginal[4, 1, 2] > 0.99 and (marginal > 0).all()
+
+
+def test_counts_of_one_subject_weigh_as_much_as_what_all_maps_tell():
+    """32 maps, as one subject has, are smoothed by 32 draws of the codes' overall frequencies."""
+    codes = torch.zeros(64, 1, 2, dtype=torch.int64)
+    codes[:, 0, 1] = 1  # overall, each of the two codes has a half
+    marginal = positional_marginal(codes[:32], 2)
+    assert marginal[0, 0, 0].item() == pytest.approx(0.75, abs=0.01)
+    assert positional_marginal(codes, 2)[0, 0, 0].item() == pytest.approx((64 + 16) / 96, abs=0.01)
+    subjects = PositionalMarginal([codes], 2, ["a"] * 32 + ["b"] * 32)
+    torch.testing.assert_close(subjects.probabilities(), positional_marginal(codes, 2))
 
 
 def test_start_from_marginal_scores_as_the_marginal():

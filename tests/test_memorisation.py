@@ -1,0 +1,31 @@
+"""What the search for copies lists."""
+
+import torch
+
+from scoring.memorisation import Slices, audit_copies
+
+SIDE = 20
+
+
+def at_distance(pixels: torch.Tensor, codes: torch.Tensor) -> Slices:
+    """Slices as far from `nothing` as is said: root mean square of pixels, and number of differing codes of 400."""
+    images = pixels.float()[:, None, None].expand(-1, 8, 8)
+    differing = torch.arange(SIDE * SIDE) < codes[:, None]
+    return Slices(images.clone(), differing.long().view(-1, SIDE, SIDE))
+
+
+NOTHING = at_distance(torch.zeros(3), torch.zeros(3))
+HELD_OUT = at_distance(torch.arange(1, 401) / 400, torch.arange(1, 401))
+
+
+def test_one_in_a_hundred_real_slices_would_be_listed():
+    listed = audit_copies(HELD_OUT, HELD_OUT, [NOTHING]).listed
+    assert listed.nonzero().flatten().tolist() == [0, 1, 2, 3], "the nearest four of 400"
+
+
+def test_a_copy_is_near_in_pixels_and_in_codes():
+    near, far = 1 / 400, 200 / 400
+    samples = at_distance(torch.tensor([near, near, far, far]), torch.tensor([1, 200, 1, 200]))
+    audit = audit_copies(samples, HELD_OUT, [NOTHING])
+    assert audit.listed.tolist() == [True, False, False, False]
+    assert audit.closest(1).tolist() == [0]
