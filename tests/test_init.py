@@ -32,7 +32,7 @@ SMALL = [
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    stages = ("vqvae", "encode", "prior", "calibrate")
+    stages = ("vqvae", "encode", "prior")
     monkeypatch.setattr(pipeline, "PIPELINE", {name: pipeline.PIPELINE[name] for name in stages})
     for name in ("vqvae_status", "prior_status"):
         monkeypatch.setattr(f"reporting.figures.{name}", lambda *_: None)

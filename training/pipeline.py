@@ -123,7 +123,7 @@ def encode_slices(job: Job) -> None:
 
 
 def train_prior(job: Job) -> None:
-    """Train the second stage on the code maps; leaves `prior.safetensors` and its curve."""
+    """Train the second stage on the code maps and calibrate it; leaves `prior.safetensors` and its curve."""
     s, data = job.settings, job.coded_slices()
     seed_everything(s.seed, "prior")
     sizes = {name: condition.size for name, condition in job.data.conditions.items()}
@@ -137,13 +137,14 @@ def train_prior(job: Job) -> None:
     stage = PriorStage(model.to(job.device), data, vqvae.quantizer.codebook, job.precision, known is not None)
     fit(stage, s.fit_settings("prior"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
+        calibrate(job)
         path, title = job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}"
         marginal = marginal_bits(data.codes, data.validation_codes, s.k)
         figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
 
 
-def calibrate_prior(job: Job) -> None:
-    """Fit the prior's temperature on validation maps; it is kept in `prior.safetensors`."""
+def calibrate(job: Job) -> None:
+    """Fit the temperature of the trained prior on validation maps; it is kept in `prior.safetensors`."""
     if "validate" not in job.data.splits:
         print("note: without a validation split, the prior is not calibrated")
         return
@@ -268,7 +269,6 @@ PIPELINE: dict[str, Callable[[Job], None]] = {
     "vqvae": train_vqvae,
     "encode": encode_slices,
     "prior": train_prior,
-    "calibrate": calibrate_prior,
     "sharpen": train_sharp_decoder,
     "sample": sample_slices,
     "report": score_and_report,

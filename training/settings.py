@@ -96,7 +96,7 @@ class Settings:
     stage: str = flag(
         "all",
         "Run one stage alone, from what the stages before it left in the run folder.",
-        ("all", "vqvae", "encode", "prior", "calibrate", "sharpen", "sample", "report"),
+        ("all", "vqvae", "encode", "prior", "sharpen", "sample", "report"),
     )
     resume: bool = flag(
         False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."

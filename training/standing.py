@@ -38,10 +38,9 @@ READS = {  # the stages that must have finished before one
     "vqvae": (),
     "encode": ("vqvae",),
     "prior": ("vqvae", "encode"),
-    "calibrate": ("vqvae", "encode", "prior"),
     "sharpen": ("vqvae", "encode"),
-    "sample": ("vqvae", "encode", "prior", "calibrate", "sharpen"),
-    "report": ("vqvae", "encode", "prior", "calibrate", "sharpen", "sample"),
+    "sample": ("vqvae", "encode", "prior", "sharpen"),
+    "report": ("vqvae", "encode", "prior", "sharpen", "sample"),
 }
 WEIGHTS = (
     "vqvae",
