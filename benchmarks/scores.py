@@ -1,16 +1,19 @@
 """Do the scores score? Known-bad slices through every realism score, and known copies through the search for them.
 
     python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data
+    python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data --part power,report
 
 Slices of a third of the held-out subjects stand in for perfect samples, held against the other two thirds, each third in turn;
-then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. Every part
-writes its figures to results.json in --out as soon as it has them.
+then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. The
+power of the classifier is the least known difference that it finds: held-out slices with a little noise, blur or gamma are told
+from those of other subjects, as samples are, and from themselves, as reconstructions are. Every part writes its figures to
+results.json in --out as soon as it has them.
 """
 
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +24,26 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from measuring import Results  # noqa: E402
+from scipy import ndimage  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.runtime import Progress, versions  # noqa: E402
 from dataset import spread_over  # noqa: E402
 from inference.coding import decode  # noqa: E402
+from scoring.classifier import two_sample_auc  # noqa: E402
 from scoring.memorisation import Slices, audit_copies  # noqa: E402
-from scoring.realism import SliceSet, realism  # noqa: E402
+from scoring.metrics import FOREGROUND  # noqa: E402
+from scoring.realism import realism  # noqa: E402
+from scoring.sets import SliceSet, halves  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
 from utils import load_run, read_codes  # noqa: E402
 
-PARTS = ("separation", "copies", "report")
+PARTS = ("separation", "copies", "power", "report")
 PATCH = 16  # pixels a side of the patches that are shuffled
 THIRDS = 3  # parts of the held-out subjects that stand in for samples in turn
 COPIED = 0.05  # share of the samples that are copies
+FOUND = 0.75  # AUC from which a difference counts as found
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Settings:
 
     run: str = flag("runs/f8", "Run folder whose codec the copies have passed.")
     data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
-    part: str = flag("separation,copies,report", "Parts to run, separated by commas.")
+    part: str = flag("separation,copies,report", f"Parts to run, separated by commas: {', '.join(PARTS)}.")
     cases: str | None = flag(None, "Kinds of slices to score, separated by semicolons; all where it is not given.")
     samples: int = flag(500, "Slices that copies are hidden among.")
     halvings: int = flag(2, "Halvings of the other held-out subjects that the scores of each third are means over.")
@@ -72,12 +80,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 # --------------------------------------------------------------------------- known-bad slices
 
 
-def separation(settings: Settings, results: Results) -> None:
-    """Every realism score of real and of spoilt slices: means over the thirds of the held-out subjects."""
+def held_out_slices(settings: Settings) -> SliceSet:
+    """The validation slices, within the run's content frame."""
     data, frame = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run).frame
     split = data.splits["validate"]
-    held_out = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects, split.numbers)
-    subjects = sorted(set(split.subjects))
+    images = split.batch(np.arange(len(split)), frame)[:, 0]
+    return SliceSet(images, split.subjects, split.numbers, split.symmetric)
+
+
+def separation(settings: Settings, results: Results) -> None:
+    """Every realism score of real and of spoilt slices: means over the thirds of the held-out subjects."""
+    held_out = held_out_slices(settings)
+    subjects = sorted(set(held_out.groups))
     thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
     floors: dict[int, dict[str, float]] = {}
     for name in settings.cases.split(";") if settings.cases else SPOILT:
@@ -86,7 +100,7 @@ def separation(settings: Settings, results: Results) -> None:
         with Progress(2 * settings.halvings * THIRDS, name, "comparison") as progress:
             for third, inside in enumerate(thirds):
                 slices, real = held_out[np.flatnonzero(inside)], held_out[np.flatnonzero(~inside)]
-                spoilt = SliceSet(SPOILT[name](slices.images, slices.numbers), slices.groups, slices.numbers)
+                spoilt = replace(slices, images=SPOILT[name](slices.images, slices.numbers))
                 scores = realism(spoilt, real, settings.seed, settings.halvings, progress.update, floors.get(third))
                 floors[third] = {score: value.floor for score, value in scores.items()}
                 for score, value in scores.items():
@@ -96,6 +110,16 @@ def separation(settings: Settings, results: Results) -> None:
 
 def _blurred(images: Tensor, numbers: np.ndarray) -> Tensor:
     return F.avg_pool2d(images[:, None], 3, 1, 1)[:, 0]
+
+
+def _grainy(images: Tensor, numbers: np.ndarray) -> Tensor:
+    """Grain in place of detail: blurred, with noise of the spectrum and the power of what the blur took, anywhere in the head."""
+    blurred = _blurred(images, numbers)
+    detail, inside = images - blurred, images > FOREGROUND
+    spectrum = torch.fft.fft2(detail).abs().square().mean(0).sqrt()
+    grain = torch.fft.ifft2(torch.fft.fft2(torch.randn_like(images)) * spectrum).real * inside
+    grain *= ((detail * inside).square().mean() / grain.square().mean()).sqrt()
+    return (blurred + grain).clamp(0, 1)
 
 
 def _noisy(images: Tensor, numbers: np.ndarray) -> Tensor:
@@ -132,6 +156,7 @@ def _smaller(images: Tensor, numbers: np.ndarray) -> Tensor:
 SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
     "held-out slices": lambda images, numbers: images,
     "blurred, 3x3": _blurred,
+    "grain in place of detail": _grainy,
     "noise of 0.1": _noisy,
     "one slice a position, repeated": _one_a_position,
     "shuffled patches": _shuffled,
@@ -162,8 +187,17 @@ def copies(settings: Settings, results: Results) -> None:
         "held out": codes["validate"][~first],
         "train": torch.cat([codes["train"], codes["train_mirrored"]]),
     }
+    known = {name: data.splits[name].numbers for name in ("train", "validate")}
+    numbers = {
+        "samples": np.concatenate([known["train"][chosen.numpy()], known["validate"][first.numpy()][some.numpy()]]),
+        "held out": known["validate"][~first.numpy()],
+    }
     slices = {
-        name: Slices(torch.cat([run.frame.crop(decode(run.vqvae, p, run.frame)[:, 0]).half() for p in m.split(256)]), m)
+        name: Slices(
+            torch.cat([run.frame.crop(decode(run.vqvae, p, run.frame)[:, 0]).half() for p in m.split(256)]),
+            m,
+            numbers.get(name),
+        )
         for name, m in sets.items()
     }
     with Progress(len(slices["train"]), "copies", "slice") as progress:
@@ -179,6 +213,57 @@ def copies(settings: Settings, results: Results) -> None:
     print(json.dumps(found), flush=True)
 
 
+# --------------------------------------------------------------------------- the power of the classifier
+
+
+def _white_noise(images: Tensor, levels: float) -> Tensor:
+    return (images + levels / 255 * torch.randn_like(images) * (images > FOREGROUND)).clamp(0, 1)
+
+
+def _gaussian_blur(images: Tensor, pixels: float) -> Tensor:
+    return torch.from_numpy(ndimage.gaussian_filter(images.numpy(), (0, pixels, pixels)))
+
+
+def _gamma(images: Tensor, exponent: float) -> Tensor:
+    return images**exponent
+
+
+DIFFERENCES: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
+    "white noise in the head, s.d. in grey levels": (_white_noise, (0, 1, 1.5, 2, 3)),
+    "Gaussian blur, s.d. in pixels": (_gaussian_blur, (0.3, 0.35, 0.4, 0.5)),
+    "gamma": (_gamma, (1.05, 1.1, 1.2, 1.4)),
+}
+
+
+def power(settings: Settings, results: Results) -> None:
+    """AUC of the classifier by the size of a known difference: "others", of one half of the held-out subjects that has it from
+    the other half that has not, `--halvings` times; "themselves", of all slices that have it from the same slices."""
+    held_out = held_out_slices(settings)
+    for name, (spoil, sizes) in DIFFERENCES.items():
+        for size in sizes:
+            torch.manual_seed(settings.seed)
+            rng = np.random.default_rng(settings.seed)
+            found = {"themselves": [], "others": []}
+            spoilt = replace(held_out, images=spoil(held_out.images, size))
+            found["themselves"].append(two_sample_auc(spoilt, held_out, settings.seed))
+            for halving in range(settings.halvings):
+                first, second = halves(held_out, rng)
+                first = replace(first, images=spoil(first.images, size))
+                found["others"].append(two_sample_auc(first, second, settings.seed + halving))
+            results.add("power", f"{name}: {size:g}", found)
+            print(f"{name}: {size:g}", found, flush=True)
+
+
+def power_table(values: dict[str, dict[str, list[float]]]) -> str:
+    """Mean AUC a difference as Markdown."""
+    rows = [
+        f"| {name} | {np.mean(found['others']):.2f} | {np.mean(found['themselves']):.2f} |"
+        for name, found in values.items()
+    ]
+    head = "| held-out slices with | AUC from other subjects' | AUC from the same slices without |\n|---|--:|--:|"
+    return "\n".join([head, *rows, "", f"A difference counts as found from an AUC of {FOUND} on."])
+
+
 # --------------------------------------------------------------------------- tables
 
 
@@ -192,6 +277,8 @@ def write_report(settings: Settings, results: Results) -> None:
         text.append(
             f"{c['copies_listed']} of {c['copies']} copies and {c['others_listed']} of {c['others']} other slices are listed."
         )
+    if "power" in values:
+        text.append(power_table(values["power"]))
     (Path(settings.out) / "report.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text), flush=True)
 
@@ -208,7 +295,7 @@ def separation_table(table: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, *(f"{row} |" for row in rows)])
 
 
-PART_FUNCTIONS = {"separation": separation, "copies": copies, "report": write_report}
+PART_FUNCTIONS = {"separation": separation, "copies": copies, "power": power, "report": write_report}
 
 if __name__ == "__main__":
     run_main(main)

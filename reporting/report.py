@@ -29,6 +29,15 @@ ROWS = (  # key in scores.json, how it is called, format
     ("bits_per_code_lzma", "bits per code, lzma", ".3f"),
     ("bits_per_slice", "bits per slice, prior", ".0f"),
 )
+DETAIL = {  # key in scores.json, how it is called
+    "texture_kurtosis": "texture_kurtosis: of its distribution in tissue, 3 for noise",
+    "edge_to_smooth": "edge_to_smooth: its power at the strongest edges / in smooth tissue",
+    "tissue_noise": "tissue_noise: its standard deviation in white matter, grey levels",
+}
+PERFECT = (
+    "A ratio of 1 is as far as other real subjects are: what perfect samples have on average. classifier: |2 AUC - 1| of "
+    "networks on subjects that they have not seen. texture_kurtosis, edge_to_smooth, tissue_noise: |ln (samples / real)|."
+)
 PICTURES = (
     ("vqvae_train_status.png", "Training of the VQ-VAE"),
     ("original.png", "Original slices"),
@@ -85,17 +94,24 @@ def of_samples(scores: dict[str, Any]) -> str:
     """What a split's scores say of both decoders and of samples, as Markdown: realism, copies and what was left out."""
     parts = []
     if "decoders" in scores:
-        faithful, sharp = scores["decoders"]["faithful"], scores["decoders"]["sharp"]
-        rows = [f"| {name.replace('_', ' ')} | {faithful[name]:.4g} | {sharp[name]:.4g} |" for name in faithful]
-        parts.append("\n".join(["| reconstructions | reconstruction decoder | sharp decoder |\n|---|--:|--:|", *rows]))
+        parts.append(_of_decoders(scores["decoders"]))
+    decoder = "sharp" if scores.get("decoder") == "sharp" else "reconstruction"
+    painted = f"{scores.get('samples')} samples, {decoder} decoder"
     if "realism" in scores:
         rows = [
             f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / max(value['floor'], 1e-12):.1f} |"
             for name, value in scores["realism"].items()
         ]
-        decoder = "sharp" if scores.get("decoder") == "sharp" else "reconstruction"
-        painted = f"{scores['samples']} samples, {decoder} decoder"
-        head = f"| distance from real slices, {painted} | score | real from real | ratio |\n|---|--:|--:|--:|"
+        head = f"| distance from real slices, {painted} | score | of other real subjects | ratio |\n|---|--:|--:|--:|"
+        parts += ["\n".join([head, *rows]), PERFECT]
+    if scores.get("texture", {}).get("real"):
+        drawn, real = scores["texture"]["samples"], scores["texture"]["real"]
+        rows = [
+            f"| {DETAIL[name]} | {drawn[name]:.3g} | {real[name]:.3g} |"
+            for name in DETAIL
+            if name in drawn and name in real
+        ]
+        head = f"| where fine detail lies, above 0.2 cycles a pixel | {painted} | real slices |\n|---|--:|--:|"
         parts.append("\n".join([head, *rows]))
     if "samples_sharpness" in scores:
         parts.append(f"Sharpness of the samples: {scores['samples_sharpness']:.3f} of real slices'.")
@@ -103,11 +119,27 @@ def of_samples(scores: dict[str, Any]) -> str:
         copies = scores["copies"]
         parts.append(
             f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
-            "than 99 % of held-out slices are, in pixels and in codes."
+            "than 99 % of held-out slices of their position are, in pixels and in codes."
         )
     parts += [_of_groups(column, table) for column, table in scores.get("by_group", {}).items()]
     parts += [f"Note: {note}." for note in scores.get("notes", [])]
     return "\n\n".join(parts)
+
+
+def _of_decoders(decoders: dict[str, dict[str, float]]) -> str:
+    """Reconstructions by both decoders, and what of it the slices have, as Markdown."""
+    faithful, sharp, real = decoders["faithful"], decoders["sharp"], decoders.get("real", {})
+    names = [name for name in faithful if name in sharp]
+    rows = [
+        f"| {name.replace('_', ' ')} | {faithful[name]:.4g} | {sharp[name]:.4g} | {_known(real, name)} |"
+        for name in names
+    ]
+    head = "| reconstructions | reconstruction decoder | sharp decoder | the slices themselves |\n|---|--:|--:|--:|"
+    return "\n".join([head, *rows, "", "`classifier auc`: on subjects that the networks have not seen; 0.5 is chance."])
+
+
+def _known(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.4g}" if name in values else ""
 
 
 def _of_groups(column: str, table: dict[str, dict[str, float]]) -> str:
@@ -154,7 +186,8 @@ def write(
 {table(scores)}
 
 {samples}
-Every score is over all slices of the split; in brackets its 95 % interval, by resampling subjects. The foreground is
+Every score is over all slices of the split; in brackets its 95 % interval over subjects: Student's t
+below 15 of them, else by resampling them. The foreground is
 what is brighter than 16 of 255 in the real slice. SSIM is the 11x11 Gaussian one; on the whole slice, so that it compares with
 published figures, and on the content frame, because constant background raises it. Sharpness is the
 reconstructions' power between a quarter and half of the sampling frequency as a share of the slices'. Bits are per code or slice;

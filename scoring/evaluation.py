@@ -5,7 +5,7 @@
 Keys of the scores (a split's entry in `scores.json`); rates are in bits, intensities in 0..1 unless said:
 
 - slices, subjects; ssim, psnr (dB), mae, each also with _frame and _foreground and with the ends of its 95 % interval as _low
-  and _high; sharpness: `slices.reconstruction_summary`.
+  and _high (`metrics.mean_interval`; none over a single subject); sharpness: `slices.reconstruction_summary`.
 - codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `slices.codes_summary`.
 - decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
@@ -16,18 +16,20 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by position. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
 - samples, seed, decoder: what was drawn for the following, and what painted it. samples_sharpness: their power between a quarter
-  and half of the sampling frequency as a share of real slices'. realism: name -> {score, floor},
-  `realism.realism`.
+  and half of the sampling frequency as a share of real slices'. realism: name -> {score, floor}, `realism.realism`; the floor is
+  how far other real subjects would be, so that score / floor is 1 on average for perfect samples. texture: "samples" and "real"
+  -> texture_kurtosis, edge_to_smooth, tissue_noise (grey levels of 255), `texture.texture_summary`; realism has their distance.
 - copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
-  slices, in pixels and in codes; threshold_pixels, threshold_codes: those distances; closest: the nearest pairs as sample, train
-  (the file's name, null where the data does not hold it), mirrored, distance_pixels, distance_codes.
+  slices of their position, in pixels and in codes; thresholds: those distances, as lists number (of the slice; null for all
+  where the data says nothing of it), pixels, codes; closest: the nearest pairs as sample, train (the file's name, null where
+  the data does not hold it), mirrored, distance_pixels, distance_codes.
 - notes: what was left out, and why.
 """
 
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +44,13 @@ from inference.drawing import Request, Samples, draw_samples, spread_numbers
 from models.marginal import PositionalMarginal
 from reporting import figures, pictures
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits
+from scoring.classifier import two_sample_auc
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
-from scoring.realism import (
-    CLASSIFIER_SEEDS,
-    FEWEST_SUBJECTS,
-    SMALLEST_SIDE,
-    SliceSet,
-    intensity_distance,
-    realism,
-    sliced_wasserstein,
-    two_sample_auc,
-)
+from scoring.realism import FEWEST_SUBJECTS, intensity_distance, realism, sliced_wasserstein
+from scoring.sets import SliceSet, Untaken
 from scoring.slices import codes_summary, reconstruction_summary, slice_scores
+from scoring.texture import texture_summary, texture_values
 from sources.conditions import Condition
 from utils import Run
 from vqvae import VQVAE
@@ -118,6 +114,11 @@ class Case:
         if known is not None and len(known) == len(self.split):
             return known
         return encode_split(self.run.vqvae, self.split, self.run.frame, f"encode {self.name}")
+
+    def leave_out(self, note: str) -> None:
+        """Note once what is left out, and why."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     @property
     def num_codes(self) -> int:
@@ -196,21 +197,26 @@ def groups(condition: Condition, values: np.ndarray) -> Iterator[tuple[str, np.n
 
 
 def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Both decoders on the same codes, by name: "faithful" and "sharp".
+    """Both decoders on the same codes, by name, "faithful" and "sharp"; and as "real" what of it the slices themselves have.
 
     ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
-    themselves, fine to coarse, times 1000. classifier_auc: of small networks that tell reconstructions from slices, 0.5 to 1.
-    codes_kept: share of the codes that stay the same when the reconstruction is encoded again. histogram: how far foreground
-    intensities are from the slices', in gray levels of 255.
+    themselves, fine to coarse, times 1000. classifier_auc: of small networks that tell reconstructions from slices on subjects
+    that they have not seen, 0.5 (cannot) to 1. codes_kept: share of the codes that stay the same when the reconstruction is
+    encoded again. histogram: how far foreground intensities are from the slices', in gray levels of 255. texture_kurtosis,
+    edge_to_smooth, tissue_noise: where fine detail lies, `texture.texture_summary`.
     """
     names = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
-    return {
-        name: {key: summary[key] for key in names} | likeness_to_slices(case, model, codes)
+    split = case.split.evenly(COMPARED)
+    images = split.batch(np.arange(len(split)), case.run.frame)[:, 0]
+    real = SliceSet(images, split.subjects, symmetric=split.symmetric, texture=texture_values(images))
+    found = {
+        name: {key: summary[key] for key in names} | likeness_to_slices(case, model, codes, real)
         for name, model, summary in (
             ("faithful", case.run.vqvae, reconstruction_summary(values, case.split.subjects)),
             ("sharp", case.sharp, _summary(case, codes)),
         )
     }
+    return found | {"real": texture_summary(real.texture)}
 
 
 def _summary(case: Case, codes: Tensor) -> dict[str, float]:
@@ -218,27 +224,33 @@ def _summary(case: Case, codes: Tensor) -> dict[str, float]:
     return reconstruction_summary(values, case.split.subjects)
 
 
-def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor) -> dict[str, float]:
-    """How like real slices a decoder's reconstructions are as a set; keys as in `compare_decoders`."""
-    frame, split = case.run.frame, case.split.evenly(COMPARED)
+def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor, real: SliceSet) -> dict[str, float]:
+    """How like the real slices a decoder's reconstructions of them are as a set; keys as in `compare_decoders`.
+
+    real: slices spread over the split, whose reconstructions are compared.
+    """
+    frame = case.run.frame
     decoded, kept = [], []
     for part in codes[spread_over(len(codes), COMPARED)].split(32):
         images = decode(model, part, frame)
         kept.append(encode(case.run.vqvae, images, frame) == part)
         decoded.append(frame.crop(images)[:, 0])
-    real = SliceSet(split.batch(np.arange(len(split)), frame)[:, 0], split.subjects)
-    compared = SliceSet(torch.cat(decoded), split.subjects)
-    scores = {
-        "codes_kept": float(torch.cat(kept).double().mean()),
-        "histogram": intensity_distance(compared.images, real.images),
+    compared = replace(real, images=torch.cat(decoded), texture=None)
+    scores = {"codes_kept": float(torch.cat(kept).double().mean())}
+    ways: dict[str, Callable[[], float | list[float]]] = {
+        "histogram": lambda: intensity_distance(compared.images, real.images),
+        "swd": lambda: sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed)),
+        "classifier_auc": lambda: two_sample_auc(compared, real, case.seed),
     }
-    if min(frame.height, frame.width) >= SMALLEST_SIDE:
-        swd = sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed))
-        scores |= {f"swd_{level}": value for level, value in enumerate(swd)}
-        if len(set(split.subjects)) >= FEWEST_SUBJECTS:
-            aucs = [two_sample_auc(compared, real, case.seed + i) for i in range(CLASSIFIER_SEEDS)]
-            scores["classifier_auc"] = float(np.mean(aucs))
-    return scores
+    for name, way in ways.items():
+        try:
+            value = way()
+        except Untaken as reason:
+            case.leave_out(f"{name} of reconstructions is not scored: {reason}")
+            continue
+        levels = {f"{name}_{level}": each for level, each in enumerate(value)} if isinstance(value, list) else {}
+        scores |= levels or {name: value}
+    return scores | texture_summary(texture_values(compared.images))
 
 
 def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
@@ -313,31 +325,31 @@ def draw(case: Case) -> Samples:
 def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
     """How real the samples are, `realism.realism`, beside what real slices are apart."""
     frame, subjects = case.run.frame, len(set(case.split.subjects))
-    if subjects < FEWEST_SUBJECTS or min(frame.height, frame.width) < SMALLEST_SIDE:
-        case.notes.append(
-            f"realism is not scored: {subjects} subjects and a content frame of {frame.height}x{frame.width} pixels; "
-            f"it needs at least {FEWEST_SUBJECTS} subjects and {SMALLEST_SIDE} pixels a side"
-        )
+    if subjects < FEWEST_SUBJECTS:
+        case.leave_out(f"realism is not scored: {subjects} subjects, and it needs at least {FEWEST_SUBJECTS}")
         return {}
     numbers = None if samples.numbers is None or case.split.numbers is None else samples.numbers
     split = case.split.evenly(COMPARED)
     real = split.batch(np.arange(len(split)), frame)[:, 0]
+    drawn = frame.crop(samples.images)
+    names, real_numbers = [f"sample {i}" for i in range(len(samples))], None if numbers is None else split.numbers
+    sets = {
+        "samples": SliceSet(drawn, names, numbers, split.symmetric, texture_values(drawn)),
+        "real": SliceSet(real, split.subjects, real_numbers, split.symmetric, texture_values(real)),
+    }
     with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
-        found = realism(
-            SliceSet(frame.crop(samples.images), [f"sample {i}" for i in range(len(samples))], numbers),
-            SliceSet(real, split.subjects, None if numbers is None else split.numbers),
-            case.seed,
-            case.effort.halvings,
-            progress.update,
+        found = realism(*sets.values(), case.seed, case.effort.halvings, progress=progress.update, notes=case.notes)
+    if found:
+        figures.realism(
+            {name: (value.score, value.floor) for name, value in found.items()},
+            case.pictures / "realism.png",
+            f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
         )
-    figures.realism(
-        {name: (value.score, value.floor) for name, value in found.items()},
-        case.pictures / "realism.png",
-        f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
-    )
-    sharpness = mean_fine_power(frame.crop(samples.images)) / max(mean_fine_power(real), 1e-12)
     values = {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}
-    return {"samples_sharpness": sharpness, "realism": values}
+    return ({"realism": values} if found else {}) | {
+        "samples_sharpness": mean_fine_power(drawn) / max(mean_fine_power(real), 1e-12),
+        "texture": {name: texture_summary(one.texture) for name, one in sets.items()},
+    }
 
 
 def mean_fine_power(images: Tensor) -> float:
@@ -349,11 +361,13 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     """How near samples come to training slices, beside how near held-out slices come."""
     known = case.training_maps
     if not known or case.name == "train":
-        case.notes.append(
+        case.leave_out(
             "copies are not looked for: no codes of the training split, or no held-out split to compare with"
         )
         return {}
-    drawn, held_out = _slices(case, samples.codes), _slices(case, codes[spread_over(len(codes), COMPARED)])
+    compared = spread_over(len(codes), COMPARED)
+    drawn = _slices(case, samples.codes, samples.numbers)
+    held_out = _slices(case, codes[compared], None if case.split.numbers is None else case.split.numbers[compared])
     train = (_slices(case, part) for maps in known for part in maps.split(PART))
     with Progress(sum(map(len, known)), "copies", "slice") as progress:
         audit = audit_copies(drawn, held_out, train, progress.update)
@@ -367,8 +381,7 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
     copies = {
         "listed": int(audit.listed.sum()),
         "share": float(audit.listed.double().mean()),
-        "threshold_pixels": audit.threshold["pixels"],
-        "threshold_codes": audit.threshold["codes"],
+        "thresholds": _thresholds(audit, samples.numbers if held_out.numbers is not None else None),
         "closest": pairs,
     }
     return {"copies": copies}
@@ -383,12 +396,18 @@ def picture_neighbours(case: Case, samples: Samples, audit: Audit, chosen: Tenso
     pictures.neighbours(case.run, samples.codes[chosen], originals, distances, case.pictures / file, title)
 
 
-def _slices(case: Case, codes: Tensor) -> Slices:
+def _thresholds(audit: Audit, numbers: np.ndarray | None) -> dict[str, list[float | None]]:
+    """Distances below which a sample counts as near, by slice number; None for the number where they are of all slices."""
+    known, first = (np.array([None]), [0]) if numbers is None else np.unique(numbers, return_index=True)
+    return {"number": known.tolist()} | {space: each[first].tolist() for space, each in audit.threshold.items()}
+
+
+def _slices(case: Case, codes: Tensor, numbers: np.ndarray | None = None) -> Slices:
     """Faithfully decoded slices within the frame, in float16 to save memory, and their codes."""
     parts = [
         case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(PART)
     ]
-    return Slices(torch.cat(parts), codes)
+    return Slices(torch.cat(parts), codes, numbers)
 
 
 def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, Any]:

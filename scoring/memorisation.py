@@ -3,26 +3,31 @@
     audit = audit_copies(samples, held_out, train)
 
 That a sample has a near training slice says nothing alone: slices of all people are alike. So the distances of samples are
-held against those of held-out real slices, which cannot be copies. A sample that is nearer to the training set than all but 1 %
-of them is listed.
+held against those of held-out real slices *of the same position*, which cannot be copies: near the top of the head all slices
+are alike, and a threshold over all positions would let copies of the middle pass. A sample that is nearer to the training set
+than all but 1 % of them is listed.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PERCENTILE = 1.0  # of the held-out slices' distances, below which a sample is listed
+FEWEST_HELD_OUT = 100  # held-out slices that such a percentile is taken of; neighbouring positions are taken in for it
 CHUNK = 256  # slices compared at a time
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers."""
+    """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers; and
+    their slice numbers, `numbers` `[N]`, or None where the data says nothing of them."""
 
     images: Tensor
     codes: Tensor
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,17 +45,19 @@ class Nearest:
 class Audit:
     """What `audit_copies` finds, by "pixels" and by "codes".
 
-    samples: nearest training slices. threshold: 1st percentile of the held-out slices' distances.
-    listed: `[N]` bool, samples nearer than that in both spaces.
+    samples: nearest training slices. threshold: `[N]`, of each sample's slice position, the 1st percentile of the held-out
+    slices' distances. listed: `[N]` bool, samples nearer than that in both spaces.
     """
 
     samples: dict[str, Nearest]
-    threshold: dict[str, float]
+    threshold: dict[str, Tensor]
     listed: Tensor
 
     def closest(self, count: int) -> Tensor:
         """The `count` samples nearest to a training slice in both spaces, relative to the thresholds, nearest first."""
-        relative = [nearest.distance / max(self.threshold[space], 1e-12) for space, nearest in self.samples.items()]
+        relative = [
+            nearest.distance / self.threshold[space].clamp(min=1e-12) for space, nearest in self.samples.items()
+        ]
         return torch.stack(relative).amax(0).argsort()[:count]
 
 
@@ -63,7 +70,7 @@ def audit_copies(
     any other than a noisy one. The training set should hold the mirrored slices too where the model has seen them.
 
     Args:
-        samples, held_out: what to compare.
+        samples, held_out: what to compare, at least one held-out slice; by position where both have numbers.
         train: the training set, in parts of any size, so that it need not be in memory as a whole.
         progress: called with the number of training slices just compared.
 
@@ -81,10 +88,32 @@ def audit_copies(
             progress(len(part))
     near = {name: {"pixels": pair[0].nearest(), "codes": pair[1].nearest()} for name, pair in searches.items()}
     threshold = {
-        space: float(nearest.distance.quantile(PERCENTILE / 100)) for space, nearest in near["held_out"].items()
+        space: thresholds(nearest.distance, held_out.numbers, len(samples), samples.numbers)
+        for space, nearest in near["held_out"].items()
     }
     listed = torch.stack([nearest.distance < threshold[space] for space, nearest in near["samples"].items()]).all(0)
     return Audit(near["samples"], threshold, listed)
+
+
+def thresholds(distances: Tensor, held_out: np.ndarray | None, count: int, samples: np.ndarray | None) -> Tensor:
+    """Below which distance each of `count` samples is listed, `[count]`: the 1st percentile at its slice position.
+
+    Where a position has fewer than `FEWEST_HELD_OUT` held-out slices, those of the nearest positions are taken in on both sides
+    until there are as many, or all are in; without numbers, all are.
+
+    Args:
+        distances: `[N]` of held-out slices to their nearest training slices. held_out: `[N]` their slice numbers, or None.
+        samples: `[count]` slice numbers of the samples, or None.
+    """
+    if held_out is None or samples is None:
+        return distances.quantile(PERCENTILE / 100).expand(count)
+    found = torch.empty(count)
+    for number in np.unique(samples):
+        away = np.abs(held_out - number)
+        reach = np.sort(away)[min(FEWEST_HELD_OUT, len(away)) - 1]
+        near = distances[torch.from_numpy(away <= reach)]
+        found[torch.from_numpy(samples == number)] = near.quantile(PERCENTILE / 100)
+    return found
 
 
 class _Search:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import t as student_t
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 SSIM_WINDOW = 11
 FOREGROUND = 16 / 255  # darker pixels are background
 PERFECT_PSNR = 100.0  # dB reported for an image without any error
+FEW_SUBJECTS = 15  # below which intervals are Student's
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
@@ -51,13 +53,28 @@ def mae(images: Tensor, targets: Tensor) -> Tensor:
     return (images - targets).abs().mean((1, 2, 3))
 
 
-def bootstrap_interval(
+def mean_interval(
     values: np.ndarray, subjects: Sequence[str], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `[N]` values, resampling subjects: slices of one subject are alike, so
-    resampling slices would make the interval too narrow."""
+) -> tuple[float, float] | None:
+    """Interval of the mean of `[N]` values over subjects: slices of one subject are alike, so that an interval over slices
+    would be too narrow. None for one subject, which says nothing of others.
+
+    Fewer than `FEW_SUBJECTS`: Student's t, because resampling so few gives intervals that are too narrow (over 4 subjects, 95 %
+    ones hold the mean 78 % of the time). It is taken on subject means; where subjects have unequal numbers of slices, on each
+    one's deviation from the mean over all slices, weighted by its slices (the linearised ratio estimator; Cochran 1977, section
+    6.3), which is the same where numbers are equal.
+    From there on: percentile bootstrap, resampling subjects.
+    """
     names, subject_of = np.unique(np.asarray(subjects), return_inverse=True)
     sums, counts = np.bincount(subject_of, values), np.bincount(subject_of)
+    if len(names) < 2:
+        return None
+    if len(names) < FEW_SUBJECTS:
+        mean = sums.sum() / counts.sum()
+        deviations = (sums - mean * counts) / counts.mean()
+        error = math.sqrt(np.square(deviations).sum() / (len(names) - 1) / len(names))
+        reach = error * float(student_t.ppf((1 + level) / 2, len(names) - 1))
+        return float(mean - reach), float(mean + reach)
     drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -1,65 +1,47 @@
-"""How real a set of slices is: distances between two sets, each beside what two sets of real slices are apart.
+"""How real a set of slices is: distances between two sets, each beside what other real slices are apart.
 
-    scores = realism(samples, real, seed=0)         # {"swd_fine": Realism(score, floor), ...}
+    scores = realism(samples, real, seed=0)         # {"swd_0": Realism(score, floor), ...}
 
-A distance of samples says nothing alone: two halves of the real subjects are apart too, by chance and because people differ. So
-every score comes with its floor, the same distance between one half of the held-out subjects and the other, and both are means
-over the same random halves.
+A distance of samples says nothing alone: two sets of real subjects are apart too, by chance and because people differ. So every
+score comes with its floor: how far *other real subjects* would be, as many as the samples are. It is taken between one half of
+the held-out subjects and the other. Halves have the chance of who is in them on both sides, and hundreds of samples that are
+drawn one by one have next to none, so the distance of halves is scaled by what chance leaves (`sets.chance_apart`): samples
+that are drawn from the population of the real slices lie at 1 times the floor on average, not at 0.7 (`tests/test_realism.py`
+simulates it).
 
-Slices are compared within the content frame, as sets of equal size with equally many slices of each position.
+Slices are compared within the content frame, as sets of equal size with equally many slices of each position. A score that the
+slices do not allow is left out, and a note says why.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import wasserstein_distance
-from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc
+from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from scoring.classifier import SMALLEST_SIDE, tell_apart
 from scoring.metrics import FOREGROUND, radial_power
+from scoring.sets import SliceSet, Untaken, chance_apart, halves, matched
+from scoring.texture import NAMES, texture_apart, texture_summary, texture_values
 
 PATCH, PATCHES, DIRECTIONS = 7, 64, 256  # side of a patch, patches a slice and level, projections of all patches
 DIRECTIONS_AT_ONCE = 16  # whose projections are in memory together
 COARSEST = 16  # pixels of the shorter side at the last level of the pyramid, at least
 INTENSITIES = 2**16  # bins of the histograms that are compared
-PAIRS = 256  # pairs of slices whose likeness says how varied a set is
+PAIRS, FEWEST_PAIRS = 256, 4  # pairs of slices whose likeness says how varied a set is
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
-SMALLEST_SIDE, FEWEST_SUBJECTS = 22, 4  # pixels of slices, and subjects, that can be scored
-CLASSIFIER_EPOCHS, CLASSIFIER_BATCH, CLASSIFIER_SEEDS = 10, 32, 3
-
-
-@dataclass(frozen=True)
-class SliceSet:
-    """Slices to compare.
-
-    images: `[N, H, W]` float32 in 0..1, within the content frame.
-    groups: `[N]` what must not be torn apart: the subject of a real slice; a sample stands alone.
-    numbers: `[N]` slice number in the volume, or None where the data says nothing of it.
-    """
-
-    images: Tensor
-    groups: Sequence[str]
-    numbers: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, chosen: np.ndarray) -> "SliceSet":
-        return SliceSet(
-            self.images[torch.from_numpy(chosen)],
-            [self.groups[i] for i in chosen],
-            None if self.numbers is None else self.numbers[chosen],
-        )
+FEWEST_SUBJECTS = 4  # that can be halved
+TEXTURE_HALVINGS = 64  # of the subjects, for the figures of where fine detail lies
 
 
 @dataclass(frozen=True)
 class Realism:
-    """A distance of samples from real slices, and the same between real slices: 0 or more, less is better."""
+    """A distance of samples from real slices, and how far other real subjects would be: 0 or more, less is better."""
 
     score: float
     floor: float
@@ -72,6 +54,7 @@ def realism(
     halvings: int = 4,
     progress: Callable[[int], None] | None = None,
     floors: Mapping[str, float] | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, Realism]:
     """Every distance of the samples from real slices, beside its floor.
 
@@ -79,9 +62,11 @@ def realism(
         samples: generated slices.
         real: held-out real slices of at least 4 subjects.
         seed: of halves, patches, projections, pairs and classifiers.
-        halvings: random halvings of the real subjects that the means are over.
-        progress: called with 1 after each of the `2 * halvings` comparisons.
-        floors: from an earlier call with the same real slices, seed and halvings, which are then not computed again.
+        halvings: random halvings of the real subjects that the means are over; `TEXTURE_HALVINGS` for the figures of texture.
+        progress: called after each comparison with how many of `2 * halvings` it stands for.
+        floors: from an earlier call with the same real slices, seed and halvings and with samples in groups of the same sizes,
+            which are then not computed again.
+        notes: gets a sentence on each score that is left out because these slices do not allow it.
 
     Returns:
         By name, all without unit unless said:
@@ -92,7 +77,9 @@ def realism(
         spectrum: mean distance of the radial power spectra, in decades.
         area: how far foreground areas are apart, as shares of the frame.
         symmetry: how far the distributions of left-right asymmetry are apart (`asymmetry`).
-        classifier: 2 |AUC - 1/2| of small networks that tell the sets apart on slices they were not trained on, 0 (cannot) to 1.
+        texture_kurtosis, edge_to_smooth, tissue_noise: |ln of the ratio| of the sets' figures of where fine detail lies,
+        `texture`. classifier: 2 |AUC - 1/2| of small networks that tell the sets apart on subjects that they have not seen, 0
+        (cannot) to 1, `classifier.two_sample_auc`.
 
     Raises:
         ValueError: for fewer than 4 real subjects.
@@ -100,77 +87,136 @@ def realism(
     subjects = sorted(set(real.groups))
     if len(subjects) < FEWEST_SUBJECTS:
         raise ValueError(f"realism needs real slices of at least {FEWEST_SUBJECTS} subjects, got {len(subjects)}")
+    samples, real = (
+        one if one.texture is not None else replace(one, texture=texture_values(one.images)) for one in (samples, real)
+    )
+    untaken: dict[str, str] = {}
+    kinds = ("score",) if floors is not None else ("score", "floor")
+    try:
+        found = _distances_over_halves(samples, real, seed, halvings, kinds, progress, untaken)
+        texture = _texture_over_halves(samples, real, seed, kinds, untaken)
+        found = {kind: found[kind] | texture[kind] for kind in kinds}
+    except Untaken as reason:  # no two slices to compare
+        found, untaken["realism"] = {}, str(reason)
+    scores, own = (
+        {name: float(np.mean(each)) for name, each in found.get(kind, {}).items()} for kind in ("score", "floor")
+    )
+    floors = own if floors is None else floors
+    values = {name: Realism(scores[name], floors[name]) for name in scores if name in floors}
+    if notes is not None:
+        missing = [name for name in untaken if not any(f"{score}_".startswith(f"{name}_") for score in values)]
+        notes += [f"{name} is not scored: {untaken[name]}" for name in missing]
+    return values
+
+
+def _over_halves(
+    samples: SliceSet,
+    real: SliceSet,
+    seed: int,
+    halvings: int,
+    compare: Callable[[SliceSet, SliceSet, int], dict[str, float]],
+    kinds: Sequence[str],
+) -> dict[str, dict[str, list[float]]]:
+    """What `compare` says of each halving, by name: under "score" of the samples and one half of the real subjects, and under
+    "floor" of the other half and that half, scaled as the module says. kinds: which of the two."""
     rng = np.random.default_rng(seed)
-    mirror = find_mirror(real.images.mean(0))
-    found: dict[str, dict[str, list[float]]] = {"floor": {}, "score": {}}
+    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for halving in range(halvings):
         first, second = halves(real, rng)
-        for kind, compared in (("floor", first), ("score", samples)):
-            compared, reference = matched(compared, second, rng)
-            if kind == "score" or floors is None:
-                for name, value in distances(compared, reference, mirror, seed + halving).items():
-                    found[kind].setdefault(name, []).append(value)
-            if progress is not None:
-                progress(1)
-    scores, own = (
-        {name: float(np.mean(values)) for name, values in found[kind].items()} for kind in ("score", "floor")
-    )
-    return {name: Realism(scores[name], (floors or own)[name]) for name in scores}
+        pairs = {"score": matched(samples, second, rng), "floor": matched(first, second, rng)}
+        apart = {kind: chance_apart(*pair) for kind, pair in pairs.items()}
+        for kind in kinds:
+            for name, value in compare(*pairs[kind], halving).items():
+                found[kind].setdefault(name, []).append(value * apart["score"] / apart[kind])
+    return found
 
 
-def distances(compared: SliceSet, reference: SliceSet, mirror: "Mirror", seed: int) -> dict[str, float]:
-    """All distances between two sets of equal size; names and units as in `realism`."""
+def _distances_over_halves(
+    samples: SliceSet,
+    real: SliceSet,
+    seed: int,
+    halvings: int,
+    kinds: Sequence[str],
+    progress: Callable[[int], None] | None,
+    untaken: dict[str, str],
+) -> dict[str, dict[str, list[float]]]:
+    """As `_over_halves`, of `distances`."""
+    mirror = find_mirror(real.images.mean(0))
+
+    def compare(first: SliceSet, second: SliceSet, halving: int) -> dict[str, float]:
+        found = distances(first, second, mirror, seed + halving, untaken)
+        if progress is not None:
+            progress(2 // len(kinds))
+        return found
+
+    return _over_halves(samples, real, seed, halvings, compare, kinds)
+
+
+def _texture_over_halves(
+    samples: SliceSet, real: SliceSet, seed: int, kinds: Sequence[str], untaken: dict[str, str]
+) -> dict[str, dict[str, list[float]]]:
+    """As `_over_halves`, of where fine detail lies, over many more halvings: each slice has been measured already, and the
+    distance of two figures is near 0 by chance too often for a mean of few."""
+
+    def compare(first: SliceSet, second: SliceSet, halving: int) -> dict[str, float]:
+        found = texture_apart(*(texture_summary(one.texture) for one in (first, second)))
+        untaken.update({name: "too little tissue in the slices" for name in NAMES if name not in found})
+        return found
+
+    bare = (replace(one, images=one.images[:, :0, :0]) for one in (samples, real))
+    return _over_halves(*bare, seed, TEXTURE_HALVINGS, compare, kinds)
+
+
+def distances(
+    compared: SliceSet, reference: SliceSet, mirror: "Mirror", seed: int, untaken: dict[str, str]
+) -> dict[str, float]:
+    """The distances between two sets of equal size that they allow, all but texture's; names and units as in `realism`.
+
+    untaken: gets the reasons why others are not there, by name.
+    """
     generator = torch.Generator().manual_seed(seed)
-    images, others = compared.images, reference.images
-    swd = sliced_wasserstein(images, others, generator)
-    likeness = [pair_similarity(part, generator) for part in (compared, reference)]
-    areas = [(part > FOREGROUND).double().mean((1, 2)) for part in (images, others)]
-    return {
-        **{f"swd_{level}": value for level, value in enumerate(swd)},
-        "variety": wasserstein_distance(*likeness),
-        "histogram": intensity_distance(images, others),
-        "spectrum": float((mean_spectrum(images) - mean_spectrum(others)).abs().mean()),
-        "area": wasserstein_distance(*areas),
-        "symmetry": wasserstein_distance(*(asymmetry(part, mirror) for part in (images, others))),
-        "classifier": float(np.mean([tell_apart(compared, reference, seed + i) for i in range(CLASSIFIER_SEEDS)])),
+    sets = images, others = compared.images, reference.images
+
+    ways: dict[str, Callable[[], float | list[float]]] = {
+        "swd": lambda: sliced_wasserstein(images, others, generator),
+        "variety": lambda: wasserstein_distance(*(pair_similarity(one, generator) for one in (compared, reference))),
+        "histogram": lambda: intensity_distance(images, others),
+        "spectrum": lambda: float((mean_spectrum(images) - mean_spectrum(others)).abs().mean()),
+        "area": lambda: wasserstein_distance(*((one > FOREGROUND).double().mean((1, 2)) for one in sets)),
+        "symmetry": lambda: wasserstein_distance(*(asymmetry(one, mirror) for one in sets)),
+        "classifier": lambda: tell_apart(compared, reference, seed),
     }
-
-
-# --------------------------------------------------------------------------- sets to compare
-
-
-def halves(real: SliceSet, rng: np.random.Generator) -> tuple[SliceSet, SliceSet]:
-    """Two halves of the subjects, each with all its slices."""
-    subjects = rng.permutation(sorted(set(real.groups)))
-    chosen = np.isin(real.groups, subjects[: len(subjects) // 2])
-    return real[np.flatnonzero(chosen)], real[np.flatnonzero(~chosen)]
-
-
-def matched(first: SliceSet, second: SliceSet, rng: np.random.Generator) -> tuple[SliceSet, SliceSet]:
-    """As many slices of each as there are in the smaller, with equally many of each slice number."""
-    sets = first, second
-    if first.numbers is None or second.numbers is None:
-        count = min(len(first), len(second))
-        chosen = [[rng.permutation(len(one))[:count]] for one in sets]
-    else:
-        chosen = [[], []]
-        for number in np.intersect1d(first.numbers, second.numbers):
-            places = [rng.permutation(np.flatnonzero(one.numbers == number)) for one in sets]
-            count = min(map(len, places))
-            for kept, place in zip(chosen, places):
-                kept.append(place[:count])
-    return tuple(one[np.sort(np.concatenate(kept))] for one, kept in zip(sets, chosen))
+    found: dict[str, float] = {}
+    for name, way in ways.items():
+        try:
+            value = way()
+        except Untaken as reason:
+            untaken[name] = str(reason)
+            continue
+        levels = {f"{name}_{level}": each for level, each in enumerate(value)} if isinstance(value, list) else {}
+        found |= levels or {name: float(value)}
+    return found
 
 
 # --------------------------------------------------------------------------- distances
+
+
+def _check_size(images: Tensor) -> None:
+    if min(images.shape[1:]) < SMALLEST_SIDE:
+        raise Untaken(f"slices of {images.shape[1]}x{images.shape[2]} pixels, fewer than {SMALLEST_SIDE} a side")
 
 
 def intensity_distance(first: Tensor, second: Tensor) -> float:
     """Wasserstein-1 distance of the foreground intensities of two sets of `[N, H, W]` slices, in gray levels of 255.
 
     Intensities are counted in `INTENSITIES` bins, so that neither time nor memory grows with the slices.
+
+    Raises:
+        Untaken: where one of the sets is all background.
     """
     counts = [torch.histc(part[part > FOREGROUND], INTENSITIES, 0, 1).double().numpy() for part in (first, second)]
+    if not all(each.any() for each in counts):
+        raise Untaken("one of the sets shows nothing but background")
     levels = (np.arange(INTENSITIES) + 0.5) * 255 / INTENSITIES
     return float(wasserstein_distance(levels, levels, *counts))
 
@@ -179,7 +225,11 @@ def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator
     """Sliced Wasserstein distance of the patches of each level of a Laplacian pyramid, fine to coarse, times 1000.
 
     `[N, H, W]` each, N the same. Patches are standardised by the mean and the standard deviation of the second set's.
+
+    Raises:
+        Untaken: for slices of fewer than `SMALLEST_SIDE` pixels a side.
     """
+    _check_size(first)
     values = []
     for level, other in zip(*(_all_levels(images) for images in (first, second))):
         patches, others = random_patches(level, generator), random_patches(other, generator)
@@ -228,7 +278,12 @@ def random_patches(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pair_similarity(slices: SliceSet, generator: torch.Generator) -> Tensor:
-    """MS-SSIM of pairs of slices of the same number and of different groups, `[pairs]` in 0..1."""
+    """MS-SSIM of pairs of slices of the same number and of different groups, `[pairs]` in 0..1.
+
+    Raises:
+        Untaken: for fewer than `FEWEST_PAIRS` of them, and for slices of fewer than `SMALLEST_SIDE` pixels a side.
+    """
+    _check_size(slices.images)
     numbers = np.zeros(len(slices), int) if slices.numbers is None else slices.numbers
     order = torch.randperm(len(slices), generator=generator).tolist()
     waiting: dict[int, list[int]] = {}
@@ -241,6 +296,10 @@ def pair_similarity(slices: SliceSet, generator: torch.Generator) -> Tensor:
         else:
             others.remove(partner)
             pairs.append((partner, index))
+    if len(pairs) < FEWEST_PAIRS:
+        raise Untaken(
+            f"{len(pairs)} pairs of slices of the same number and different subjects, and it needs {FEWEST_PAIRS}"
+        )
     first, second = torch.tensor(pairs[:PAIRS]).t()
     return ms_ssim(slices.images[first, None], slices.images[second, None])
 
@@ -293,51 +352,3 @@ def find_mirror(image: Tensor) -> Mirror:
 def asymmetry(images: Tensor, mirror: Mirror) -> Tensor:
     """Mean difference of each slice from its mirror image as a share of its mean intensity: `[N, H, W]` -> `[N]`."""
     return (mirror(images) - images).abs().mean((1, 2)) / images.mean((1, 2)).clamp(min=1e-6)
-
-
-# --------------------------------------------------------------------------- classifier two-sample test
-
-
-def tell_apart(first: SliceSet, second: SliceSet, seed: int) -> float:
-    """2 |AUC - 1/2|, `two_sample_auc`: 0 where the sets cannot be told apart, 1 where they always are."""
-    return 2 * abs(two_sample_auc(first, second, seed) - 0.5)
-
-
-def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> float:
-    """AUC of a small network trained on half of both sets (by group) and scored on the other halves; 0.5 is chance.
-
-    Lopez-Paz and Oquab 2017, arXiv 1610.06545.
-    """
-    rng = np.random.default_rng(seed)
-    parts = [halves(one, rng) for one in (first, second)]
-    training, testing = zip(*parts)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _train_classifier(torch.cat([part.images for part in training]), _labels(training))
-    network.eval()
-    with torch.inference_mode():
-        scores = torch.cat([network(part[:, None]) for one in testing for part in one.images.split(64)])[:, 0]
-    # ranks, not logits: torchmetrics would squash large ones into ties
-    ranks = scores.unique(return_inverse=True)[1] / len(scores)
-    return float(binary_auroc(ranks, _labels(testing).long()))
-
-
-def _labels(sets: Sequence[SliceSet]) -> Tensor:
-    return torch.cat([torch.full((len(part),), float(index)) for index, part in enumerate(sets)])
-
-
-def _train_classifier(images: Tensor, labels: Tensor) -> nn.Module:
-    layers: list[nn.Module] = [nn.PixelUnshuffle(2)] if all(side % 2 == 0 for side in images.shape[1:]) else []
-    channels = 4 if layers else 1
-    for width in (16, 32, 64):
-        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.LeakyReLU(0.1)]
-        channels = width
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
-    for _ in range(CLASSIFIER_EPOCHS):
-        for batch in torch.randperm(len(images)).split(CLASSIFIER_BATCH):
-            loss = F.binary_cross_entropy_with_logits(network(images[batch, None])[:, 0], labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return network

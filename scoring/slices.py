@@ -13,9 +13,9 @@ from scoring.metrics import (
     FOREGROUND,
     PERFECT_PSNR,
     CodeUsage,
-    bootstrap_interval,
     fine_power,
     mae,
+    mean_interval,
     psnr,
     ssim,
     ssim_map,
@@ -108,13 +108,16 @@ def score_split(
 
 
 def reconstruction_summary(values: dict[str, np.ndarray], subjects: list[str]) -> dict[str, float]:
-    """Means over slices of what `slice_scores` gives, under the same names, each with its 95 % interval over subjects as _low and
-    _high; slices and subjects: numbers scored; sharpness: fine power of the reconstructions as a share of the slices'."""
+    """Means over slices of what `slice_scores` gives, under the same names, each with its 95 % interval over subjects as _low
+    and _high, where there are several; slices and subjects: numbers scored; sharpness: fine power of the reconstructions as a
+    share of the slices'."""
     scores: dict[str, float] = {"slices": len(subjects), "subjects": len(set(subjects))}
     for name, each in values.items():
         if not name.endswith("power"):
-            low, high = bootstrap_interval(each, subjects)
-            scores |= {name: float(each.mean()), f"{name}_low": low, f"{name}_high": high}
+            scores[name] = float(each.mean())
+            interval = mean_interval(each, subjects)
+            if interval is not None:
+                scores[f"{name}_low"], scores[f"{name}_high"] = interval
     return scores | {"sharpness": float(values["decoded_power"].sum() / max(values["power"].sum(), 1e-12))}
 
 

@@ -179,6 +179,10 @@ def test_evaluate_adds_realism_to_the_run_where_there_are_subjects_enough(traine
     for name in ("scores.json", "report.md", "images/worst_reconstructions.png"):
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), "the run's own stays as it was"
     assert "| classifier |" in capsys.readouterr().out
+    evaluate.main([*flags, "--samples", "3", "--out", "few.json"])  # no two of the same slice number
+    few = json.loads(Path("few.json").read_text())["validate"]
+    assert "variety" not in few["realism"] and "swd_0" in few["realism"]
+    assert "variety is not scored: 0 pairs" in "".join(few["notes"])
 
 
 def test_generate_writes_grids_and_slices(trained):

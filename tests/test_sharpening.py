@@ -1,6 +1,7 @@
 """The second decoder: where it starts, what it depends on, and that training it leaves all else alone."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from common.files import load_model, save_model
 from dataset import Split, find_frame
 from models.sharp_decoder import SharpDecoder
+from scoring.texture import NAMES
 from training.coded_slices import CodedSlices
 from training.loop import FitSettings, fit
 from training.sharpen_stage import CODE_WEIGHT, SPECTRUM_WEIGHT, SharpenStage, sharpness_scores
@@ -213,3 +215,20 @@ def test_the_mixture_prefers_real_texture_to_smoothness():
     real, smooth = (sharpness_scores(one, images, frame) for one in (images, blurred))
     assert real["validate_sharpness"] == pytest.approx(1) and real["validate_mixture"] > smooth["validate_mixture"]
     assert smooth["validate_sharpness"] < 0.2 and real["validate_swd_0"] < smooth["validate_swd_0"] / 3
+
+
+def test_the_mixture_counts_grain_in_place_of_detail():
+    """Detail in few places, and grain of its power everywhere."""
+    torch.manual_seed(0)
+    detail = 0.3 * torch.randn(8, 1, 96, 96) * (torch.rand(8, 1, 96, 96) < 0.05)
+    images = (0.5 + 0.01 * torch.randn_like(detail) + detail).clamp(0.2, 1)
+    grainy = (0.5 + images.std() * torch.randn_like(images)).clamp(0.2, 1)
+    frame = find_frame((images[:, 0] * 255).byte().numpy(), 8)
+    real, grain = (sharpness_scores(one, images, frame) for one in (images, grainy))
+    assert 0.9 < grain["validate_sharpness"] < 1.1 and grain["validate_texture_kurtosis"] < 0.5
+    for scores in (real, grain):
+        ratios = [scores[f"validate_{name}"] for name in NAMES]
+        expected = scores["validate_ssim"] - 0.1 * abs(math.log10(scores["validate_sharpness"]))
+        expected -= 0.5 * scores["validate_swd_0"] / 1000 + 0.25 * sum(abs(math.log(ratio)) for ratio in ratios)
+        assert scores["validate_mixture"] == pytest.approx(expected)
+    assert ratios != [1, 1, 1] and [real[f"validate_{name}"] for name in NAMES] == pytest.approx([1, 1, 1])

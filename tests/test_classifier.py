@@ -1,0 +1,71 @@
+"""The classifier two-sample test: whose slices train, stop and test, what it finds, and what it does not invent."""
+
+import numpy as np
+import pytest
+import torch
+
+from scoring.classifier import FOLDS, area_under_curve, folds, two_sample_auc
+from scoring.sets import SliceSet, Untaken
+
+
+def people(count: int, slices: int = 12, first: int = 0) -> SliceSet:
+    """Slices of noise that is smooth and strong, each person's on a picture of their own: easy to know a person by."""
+    images, groups = [], []
+    for person in range(first, first + count):
+        generator = torch.Generator().manual_seed(person)
+        own = torch.nn.functional.interpolate(torch.rand(1, 1, 6, 5, generator=generator), (48, 40), mode="bilinear")[0]
+        images.append((own + 0.1 * torch.rand(slices, 48, 40, generator=generator)).clamp(0, 1))
+        groups += [str(person)] * slices
+    return SliceSet(torch.cat(images), groups)
+
+
+def grainy(slices: SliceSet, strength: float) -> SliceSet:
+    return SliceSet(slices.images + strength * torch.randn(slices.images.shape), slices.groups)
+
+
+def test_a_little_grain_on_the_same_slices_is_found():
+    """As reconstructions are of the slices they are compared with: nobody may train in one set and test in the other."""
+    slices = people(10)
+    assert two_sample_auc(slices, grainy(slices, 0.04), seed=0) > 0.9
+
+
+def test_what_is_the_same_is_not_told_apart():
+    slices = people(10)
+    assert two_sample_auc(slices, slices, seed=0) == pytest.approx(0.5, abs=0.02)
+    apart = [two_sample_auc(people(9, first=20 * i), people(9, first=20 * i + 10), seed=i) for i in range(3)]
+    assert 0.25 < np.mean(apart) < 0.7, "a network that knows people says nothing of others"
+
+
+def test_grain_on_other_peoples_slices_and_on_single_samples_is_found():
+    slices, others = people(10), grainy(people(10, first=50), 0.06)
+    assert two_sample_auc(slices, others, seed=0) > 0.9
+    alone = SliceSet(others.images, [f"sample {i}" for i in range(len(others))])
+    assert two_sample_auc(slices, alone, seed=0) > 0.9
+
+
+@pytest.mark.parametrize("second", [range(7), range(20, 29), range(4, 12), range(3, 6)])
+def test_a_person_is_in_one_part_and_every_slice_is_tested_once(second):
+    first, second = ([str(person) for person in some for _ in range(2 + person % 3)] for some in (range(7), second))
+    groups, tested = np.array([*first, *second]), []
+    labels = np.array([0] * len(first) + [1] * len(second))
+    for parts in folds(first, second, np.random.default_rng(0)):
+        names = [set(groups[part.numpy()]) for part in parts]
+        assert sum(map(len, names)) == len(set.union(*names)) == len(set(groups))
+        assert all(set(labels[part.numpy()]) == {0, 1} for part in parts)
+        tested += parts[2].tolist()
+    assert sorted(tested) == list(range(len(groups)))
+
+
+def test_too_few_people_are_said():
+    with pytest.raises(Untaken, match=f"needs {FOLDS} of each"):
+        two_sample_auc(people(2), people(5, first=9), seed=0)
+    small = SliceSet(torch.rand(9, 20, 40), [str(i) for i in range(9)])
+    with pytest.raises(Untaken, match="20x40 pixels"):
+        two_sample_auc(small, small, seed=0)
+
+
+def test_area_under_the_curve_counts_ties_for_half():
+    labels = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert area_under_curve(torch.tensor([0.1, 0.2, 0.3, 0.4]), labels) == 1
+    assert area_under_curve(torch.tensor([1e9, 2e9, 2e9, 3e9]), labels) == pytest.approx(0.875)
+    assert area_under_curve(torch.zeros(4), labels) == 0.5
