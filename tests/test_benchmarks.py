@@ -61,7 +61,8 @@ def test_every_part_of_the_pixelcnn_benchmark(tmp_path, load):
 
 
 def test_every_part_of_the_vqvae_benchmark(tmp_path, monkeypatch, load):
-    pytest.importorskip("monai", reason="pip install -r requirements-bench.txt to run this benchmark's test")
+    for needed in ("monai", "vector_quantize_pytorch"):
+        pytest.importorskip(needed, reason="pip install -r requirements-bench.txt to run this benchmark's test")
     bench = load(
         "vqvae",
         VECTORS=2048,
