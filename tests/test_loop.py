@@ -75,7 +75,7 @@ def settings(**changes: object) -> FitSettings:
 
 def trained(folder: Path, stage: Toy, resume: bool = False, **changes: object) -> Toy:
     folder.mkdir(exist_ok=True)
-    fit(stage, settings(**changes), folder, [], resume)
+    fit(stage, settings(**changes), folder, resume)
     return stage
 
 

@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 from dataset import find_frame
 from models.sharp_decoder import SharpDecoder
 from scoring.metrics import frequencies
+from scoring.texture import NAMES
 from training.reconstruction_loss import reconstruction_loss, window_ssim
 from training.sharpen_stage import sharpness_scores
 from training.texture_losses import CodeScore, SpectrumScore, TextureScore
@@ -101,6 +102,9 @@ def test_the_sharp_decoder_is_chosen_by_the_mixture_that_its_page_gives():
     scores = sharpness_scores(0.5 + 0.6 * (images - 0.5), images, frame)
     assert scores["validate_sharpness"] == pytest.approx(0.36, rel=1e-3)
     mixture = scores["validate_ssim"] - 0.1 * abs(math.log10(0.36)) - 0.5 * scores["validate_swd_0"] / 1000
+    texture = [scores[f"validate_{name}"] for name in NAMES if f"validate_{name}" in scores]
+    assert texture, "or their weight would not show"
+    mixture -= 0.25 * sum(abs(math.log(ratio)) for ratio in texture)  # a tenth costs the SSIM that texture costs, .024
     assert scores["validate_mixture"] == pytest.approx(mixture, abs=1e-3)
     assert scores["validate_swd_0"] > 50, "or its weight would not show"
 

@@ -11,7 +11,7 @@ from dataset import Frame, Split
 from pixelcnn import GatedPixelCNN
 from scoring import slices
 from scoring.bits import code_bits, lossless_bits
-from scoring.metrics import bootstrap_interval, code_lengths, fine_power, radial_power
+from scoring.metrics import code_lengths, fine_power, mean_interval, radial_power
 from scoring.realism import Mirror, SliceSet, asymmetry, pair_similarity
 from scoring.slices import reconstruction_summary, slice_scores
 
@@ -44,7 +44,7 @@ def test_an_interval_over_many_subjects_is_that_of_the_normal_distribution():
     rng = np.random.default_rng(0)
     each = rng.normal(3, 1, 400)
     values, subjects = np.repeat(each, 5), [str(i // 5) for i in range(2000)]
-    low, high = bootstrap_interval(values, subjects)
+    low, high = mean_interval(values, subjects)
     error = each.std() / 20
     assert (low + high) / 2 == pytest.approx(each.mean(), abs=0.1 * error)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06), "1.64 at 90 %, .88 of slices"
