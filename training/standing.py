@@ -78,7 +78,7 @@ class Standing:
         if state["stage"] is not None:
             trainings[state["stage"]] = {name: value for name, value in state.items() if name not in ABOUT_ALL}
         made_from = state.get("made_from", {})
-        return cls({name: made_from.get(name) for name in state["finished"]}, trainings)
+        return cls({name: made_from.get(name) for name in state["finished"] if name in READS}, trainings)
 
     def save(self, folder: Path) -> None:
         """Write it whole, with the training that was begun last on top: readers of older versions find it there."""
