@@ -181,7 +181,11 @@ def test_every_module_of_the_rooms_is_on_the_page_of_the_rooms():
 
 def test_the_readme_gives_the_scores_of_the_shipped_weights():
     scores = json.loads((ROOT / "pretrained" / "scores.json").read_text())["validate"]
-    text, sharp, detail = (ROOT / "README.md").read_text(), scores["decoders"]["sharp"], scores["realism"]["swd_0"]
+    text, sharp, realism = (ROOT / "README.md").read_text(), scores["decoders"]["sharp"], scores["realism"]
+    times = {name: f"{value['score'] / value['floor']:.1f}" for name, value in realism.items()}
+    samples, real = scores["texture"]["samples"], scores["texture"]["real"]
+    aucs = {f"{scores['decoders'][name]['classifier_auc']:.2f}" for name in ("faithful", "sharp")}
+    aucs.add(f"{(1 + realism['classifier']['score']) / 2:.2f}")
     shown = [
         f"**{scores['ssim']:.4f}**",
         f"| {scores['ssim_frame']:.4f} |",
@@ -190,8 +194,10 @@ def test_the_readme_gives_the_scores_of_the_shipped_weights():
         f"| {sharp['sharpness']:.3f}; {sharp['ssim']:.4f} |",
         f"| {scores['codes_used']}; {scores['perplexity']:.0f} |",
         f"| {scores['bits_per_code']:.3f}; {scores['bits_per_code_marginal']:.3f} |",
-        f"{detail['score'] / detail['floor']:.1f} times as far",
-        f"{scores['samples_sharpness']:.2f} of their power",
-        f"|2 AUC - 1| of {scores['realism']['classifier']['score']:.2f}",
+        f"{times['swd_0']} times as far from real slices as other real subjects are, their symmetry {times['symmetry']} times",
+        f"the power of real detail ({scores['samples_sharpness']:.2f} in samples)",
+        f"{samples['texture_kurtosis']:.1f} in samples, {real['texture_kurtosis']:.1f} in real slices",
+        f"edges over smooth tissue: {samples['edge_to_smooth']:.1f}, real {real['edge_to_smooth']:.1f}",
+        *(f"(AUC {auc})" for auc in aucs),
     ]
     assert not [part for part in shown if part not in text]
