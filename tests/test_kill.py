@@ -1,6 +1,6 @@
 """SIGKILL at any moment loses nothing: the resumed run ends with the weights of the one that was never stopped.
 
-`OASIS_VQVAE_KILLS=20` kills as often (4 times otherwise), and two processes under torchrun a quarter as often (not at all
+`OASIS_VQVAE_KILLS=20` kills as often (twice otherwise), and two processes under torchrun a quarter as often (not at all
 otherwise: each start of those takes seconds).
 """
 
@@ -21,7 +21,7 @@ import train
 from common.files import UNFINISHED
 from training import pipeline
 
-KILLS = int(os.environ.get("OASIS_VQVAE_KILLS", "4"))
+KILLS = int(os.environ.get("OASIS_VQVAE_KILLS", "2"))
 FLAGS = ["--epoch", "4", "--epoch_prior", "4", "--epoch_sharpen", "2", "--batch", "4", "--batch_prior", "4", "--k", "8"]
 FLAGS += ["--batch_sharpen", "4", "--save_every", "0.0005"]
 WEIGHTS = ("vqvae", "codes", "prior", "sharp")

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,8 @@ PICTURES = {
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)  # tiny maps: two threads would spend their time waiting for each other
+    monkeypatch.setattr("scoring.classifier.EPOCHS", 2)  # what it finds is not asked here
+    monkeypatch.setitem(plt.rcParams, "figure.dpi", 30)  # small pictures, drawn in a third of the time
 
 
 @pytest.fixture
@@ -280,7 +283,7 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, withou
     assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
 
 
-@pytest.mark.parametrize("steps", [2, 4, 7, 10])
+@pytest.mark.parametrize("steps", [4, 10])
 def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, without_pictures):
     """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
     train.main([*SMALL, "--data", str(slices), "--out", "whole"])

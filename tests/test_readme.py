@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import draw_slices
@@ -50,6 +51,7 @@ def test_pictures_of_the_readme_exist_and_are_small():
 def test_every_command_and_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    monkeypatch.setitem(plt.rcParams, "figure.dpi", 30)  # small pictures, drawn in a third of the time
     monkeypatch.setattr("training.pipeline.SHOWN", 4)
     monkeypatch.setattr("training.pipeline.QUICK", Effort(8, 1, 8))
     monkeypatch.setattr("sources.cohort.SUBJECTS", {"train": 2, "validate": 1, "test": 1})
