@@ -6,7 +6,7 @@
     python train.py --data BIDS --table BIDS/participants.tsv --condition age,sex
     python train.py --resume --out runs/mine                 # go on where it was stopped
     python train.py --stage prior --out runs/mine            # one stage of a run anew
-    torchrun --nproc_per_node=2 train.py --data DIR          # two processes share every batch: the same result
+    torchrun --nproc_per_node=2 train.py --data DIR          # two processes share every batch: the same result (--dim for --d)
 
 The run folder then holds the weights, the curves, the scores, the pictures and `report.md`; `generate.py` and `evaluate.py`
 work on it.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common import ranks
 from common.cli import require
-from common.files import load_model, write_json, write_text
+from common.files import digest, load_model, write_json, write_text
 from common.runtime import Progress, resolve_precision, versions
 from dataset import Dataset, Frame, Split, find_frame
 from sources import DataOptions, load
@@ -49,11 +49,14 @@ class Job:
         return self.frame.map_size(self.settings.downsample)
 
     @cached_property
-    def content(self) -> dict[str, str]:
-        """`content_of` each split; of none of the built-in cohort, which this program draws itself."""
-        if self.data.kind == "cohort":
-            return {}
-        return {name: content_of(split) for name, split in self.data.splits.items()}
+    def content(self) -> dict[str, dict[str, str]]:
+        """`content_of` and `condition_values_of` each split, for `config.json`; of none of the built-in cohort, which this
+        program draws itself."""
+        splits = {} if self.data.kind == "cohort" else self.data.splits
+        return {
+            "content": {name: content_of(split) for name, split in splits.items()},
+            "condition_values": {name: condition_values_of(split) for name, split in splits.items()},
+        }
 
     def validation(self) -> tuple[str, Split]:
         """Name and slices of the split that the best weights are chosen on: never the test split."""
@@ -115,30 +118,35 @@ def check_data(job: Job) -> None:
             f"{job.data.title}: its {name.replace('_', ' ')} are {found[name]}, but the run in "
             f"{job.folder} was trained on {stored[name]}; start a new run with another --out",
         )
-    for name, content in stored.get("content", {}).items():  # runs of version 0.1.0 do not have it
-        require(
-            found["content"].get(name) == content,
-            f"{job.data.title}: its {name} split holds other slices, subjects or conditions than those that the run in "
-            f"{job.folder} was trained on; give their folder with --data, or start a new run with another --out",
-        )
+    for key, what, flag in (("content", "slices or subjects", "--data"), ("condition_values", "conditions", "--table")):
+        for name, content in stored.get(key, {}).items():  # runs of version 0.1.0 have neither
+            require(
+                found[key].get(name) == content,
+                f"{job.data.title}: its {name} split has other {what} than those that the run in {job.folder} was trained on; "
+                f"say where those are with {flag}, or start a new run with another --out",
+            )
 
 
 def data_summary(job: Job) -> dict[str, Any]:
-    return job.data.summary() | {"frame": asdict(job.frame), "content": job.content}
+    return job.data.summary() | {"frame": asdict(job.frame)} | job.content
 
 
 def content_of(split: Split) -> str:
-    """SHA-256 of all that a split holds, wherever it lies: every slice, whose it is, its name, its number and its conditions.
+    """SHA-256 of the slices of a split, wherever it lies: every pixel, whose they are, their names and numbers.
 
     All slices are read, not some of them: finding the content frame reads the training slices at every start too, and 9,664
     slices of 256x256 pixels take about a second.
     """
-    conditions = sorted((name, values.tobytes()) for name, values in split.conditions.items())
-    said = (split.images.shape, split.subjects, split.names, split.slice_numbers, conditions)
-    found = hashlib.sha256(repr(said).encode())
+    about = (split.images.shape, split.subjects, split.names, split.slice_numbers)
+    found = hashlib.sha256(repr(about).encode())
     for start in range(0, len(split), HASHED):
         found.update(np.ascontiguousarray(split.images[start : start + HASHED]))
     return found.hexdigest()
+
+
+def condition_values_of(split: Split) -> str:
+    """SHA-256 of what is known of each slice of a split beside its position."""
+    return digest(sorted((name, values.tobytes()) for name, values in split.conditions.items()))
 
 
 def load_data(options: DataOptions, cache: str) -> Dataset:

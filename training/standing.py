@@ -42,11 +42,8 @@ READS = {  # the stages that must have finished before one
     "sample": ("vqvae", "encode", "prior", "sharpen"),
     "report": ("vqvae", "encode", "prior", "sharpen", "sample"),
 }
-WEIGHTS = (
-    "vqvae",
-    "prior",
-    "sharpen",
-)  # stages by whose weights others are out of date: codes depend on the VQ-VAE alone
+# stages by whose weights others are out of date: what the others leave follows from these
+WEIGHTS = ("vqvae", "prior", "sharpen")
 ABOUT_ALL = ("stage", "finished", "made_from", "waiting")  # keys of a checkpoint that are not of the training in it
 
 
