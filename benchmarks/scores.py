@@ -31,7 +31,7 @@ from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.runtime import Progress, versions  # noqa: E402
 from dataset import spread_over  # noqa: E402
 from inference.coding import decode  # noqa: E402
-from scoring.classifier import two_sample_auc  # noqa: E402
+from scoring.classifier import Auc, two_sample_auc  # noqa: E402
 from scoring.memorisation import Slices, audit_copies  # noqa: E402
 from scoring.metrics import FOREGROUND  # noqa: E402
 from scoring.realism import realism  # noqa: E402
@@ -236,14 +236,15 @@ DIFFERENCES: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...
 
 
 def power(settings: Settings, results: Results) -> None:
-    """AUC of the classifier by the size of a known difference: "others", of one half of the held-out subjects that has it from
-    the other half that has not, `--halvings` times; "themselves", of all slices that have it from the same slices."""
+    """AUC of the classifier, by slices and by patches, by the size of a known difference: "others", of one half of the held-out
+    subjects that has it from the other half that has not, `--halvings` times; "themselves", of all slices that have it from the
+    same slices."""
     held_out = held_out_slices(settings)
     for name, (spoil, sizes) in DIFFERENCES.items():
         for size in sizes:
             torch.manual_seed(settings.seed)
             rng = np.random.default_rng(settings.seed)
-            found = {"themselves": [], "others": []}
+            found: dict[str, list[Auc]] = {"themselves": [], "others": []}
             spoilt = replace(held_out, images=spoil(held_out.images, size))
             found["themselves"].append(two_sample_auc(spoilt, held_out, settings.seed))
             for halving in range(settings.halvings):
@@ -254,13 +255,16 @@ def power(settings: Settings, results: Results) -> None:
             print(f"{name}: {size:g}", found, flush=True)
 
 
-def power_table(values: dict[str, dict[str, list[float]]]) -> str:
+def power_table(values: dict[str, dict[str, list[list[float]]]]) -> str:
     """Mean AUC a difference as Markdown."""
-    rows = [
-        f"| {name} | {np.mean(found['others']):.2f} | {np.mean(found['themselves']):.2f} |"
-        for name, found in values.items()
-    ]
-    head = "| held-out slices with | AUC from other subjects' | AUC from the same slices without |\n|---|--:|--:|"
+    rows = []
+    for name, found in values.items():
+        means = [mean for kind in ("others", "themselves") for mean in np.mean(found[kind], axis=0)]
+        rows.append(f"| {name} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+    head = (
+        "| AUC of held-out slices with | from other subjects' | by patches | from the same slices without | by patches |\n"
+        "|---|--:|--:|--:|--:|"
+    )
     return "\n".join([head, *rows, "", f"A difference counts as found from an AUC of {FOUND} on."])
 
 

@@ -36,7 +36,8 @@ DETAIL = {  # key in scores.json, how it is called
 }
 PERFECT = (
     "A ratio of 1 is as far as other real subjects are: what perfect samples have on average. classifier: |2 AUC - 1| of "
-    "networks on subjects that they have not seen. texture_kurtosis, edge_to_smooth, tissue_noise: |ln (samples / real)|."
+    "networks on subjects that they have not seen; patch_classifier: of patches of 16x16 pixels by the same "
+    "networks. texture_kurtosis, edge_to_smooth, tissue_noise: |ln (samples / real)|."
 )
 PICTURES = (
     ("vqvae_train_status.png", "Training of the VQ-VAE"),
@@ -135,7 +136,8 @@ def _of_decoders(decoders: dict[str, dict[str, float]]) -> str:
         for name in names
     ]
     head = "| reconstructions | reconstruction decoder | sharp decoder | the slices themselves |\n|---|--:|--:|--:|"
-    return "\n".join([head, *rows, "", "`classifier auc`: on subjects that the networks have not seen; 0.5 is chance."])
+    aucs = "`classifier auc`: on subjects that the networks have not seen; 0.5 is chance. `patch auc`: patches of 16x16 pixels."
+    return "\n".join([head, *rows, "", aucs])
 
 
 def _known(values: dict[str, float], name: str) -> str:

@@ -1,12 +1,15 @@
 """Can a network tell two sets of slices apart on subjects that it has not seen? A classifier two-sample test.
 
-    auc = two_sample_auc(reconstructions, slices, seed=0)       # 0.5 cannot, 1 always
+    auc = two_sample_auc(reconstructions, slices, seed=0)
+    auc.slices      # 0.5 cannot, 1 always
+    auc.patches     # from patches of 16x16 pixels alone: does not end at 1 where hardly anything is wrong everywhere
 
 Lopez-Paz and Oquab 2017, arXiv 1610.06545, with the subjects kept whole *over both sets*: a slice and its reconstruction are of
 one person, and a network that has learned the person from the one is wrong about the other for knowing the person.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from dataset import spread_over
+from scoring.metrics import FOREGROUND
 from scoring.sets import SliceSet, Untaken
 
 FOLDS = 3  # parts of the groups that are tested in turn, by a network each
@@ -24,19 +28,35 @@ CROP = 96  # pixels a side of what is trained on, at full resolution
 MOST = 560  # slices of each set, spread over it: more cost time and find no more
 FINE_GAIN = 10.0  # detail is a tenth as strong as anatomy, and would be learned last
 SMALLEST_SIDE = 22  # pixels
+PATCH, PATCHES = 16, 8  # pixels a side of the patches that are told apart too, and how many of each slice
+HEAD = 0.75  # share of a patch's pixels that are brighter than the background, at least
 
 
-def tell_apart(first: SliceSet, second: SliceSet, seed: int) -> float:
-    """2 |AUC - 1/2|, `two_sample_auc`: 0 where the sets cannot be told apart, 1 where they always are."""
-    return 2 * abs(two_sample_auc(first, second, seed) - 0.5)
+class Auc(NamedTuple):
+    """How often the answer to a slice of the second set is above that to one of the first, 0..1; 0.5 is chance.
+
+    slices: of whole slices. patches: of patches from within the head. What is a little wrong all over a slice is always found
+    from the whole of it; from a patch it is found the oftener, the more wrong it is. NaN where no slice holds such a patch.
+    """
+
+    slices: float
+    patches: float
 
 
-def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> float:
-    """Mean AUC of `FOLDS` small networks that tell the sets apart, each on the groups that it has not seen; 0.5 is chance.
+def tell_apart(first: SliceSet, second: SliceSet, seed: int) -> dict[str, float]:
+    """2 |AUC - 1/2| of slices and of patches (`two_sample_auc`): 0 where the sets cannot be told apart, 1 where always."""
+    auc = two_sample_auc(first, second, seed)
+    apart = {"classifier": 2 * abs(auc.slices - 0.5), "patch_classifier": 2 * abs(auc.patches - 0.5)}
+    return {name: value for name, value in apart.items() if np.isfinite(value)}
 
-    Every slice is tested once. The mean is over the folds' own AUCs and not one AUC of all answers, because answers of
-    different networks are on different scales. Each network is the one of its epoch with the least loss on groups that are
-    neither trained on nor tested. Slices are compared as 8-bit grey levels, as they are written.
+
+def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> Auc:
+    """Mean AUC of `FOLDS` small networks that tell the sets apart, each on the groups that it has not seen.
+
+    Every slice is tested once, and `PATCHES` patches of it, at random places, by the same network. The mean is over the folds'
+    own AUCs and not one AUC of all answers, because answers of different networks are on different scales. Each network is the
+    one of its epoch with the least loss on groups that are neither trained on nor tested. Slices are compared as 8-bit grey
+    levels, as they are written.
 
     Raises:
         Untaken: for fewer than `FOLDS` groups in either set, and for slices of fewer than `SMALLEST_SIDE` pixels a side.
@@ -50,13 +70,28 @@ def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> float:
     images = (torch.cat([first.images, second.images]) * 255).round()[:, None] / 255
     labels = torch.cat([torch.zeros(len(first)), torch.ones(len(second))])
     symmetric = first.symmetric and second.symmetric
-    aucs = []
+    aucs: list[Auc] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for training, stopping, testing in folds(first.groups, second.groups, rng):
             network = _train(images, labels, training, stopping, symmetric)
-            aucs.append(area_under_curve(_answers(network, images[testing]), labels[testing]))
-    return float(np.mean(aucs))
+            whole = area_under_curve(_answers(network, images[testing]), labels[testing])
+            patches, of_slice = patches_within(images[testing], np.random.default_rng(seed))
+            several = labels[testing][of_slice]
+            both = len(several.unique()) == 2
+            aucs.append(Auc(whole, area_under_curve(_answers(network, patches), several) if both else float("nan")))
+    return Auc(*(float(np.mean(each)) for each in zip(*aucs)))
+
+
+def patches_within(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """`[N, 1, H, W]` -> `PATCHES` patches of each at random places within the head, `[P, 1, PATCH, PATCH]`, and the index of the
+    slice of each, `[P]`; fewer of slices that hold fewer places, none of those without."""
+    covered = F.avg_pool2d((images > FOREGROUND).float(), PATCH, stride=1)[:, 0] >= HEAD
+    places = [np.argwhere(each.numpy()) for each in covered]
+    chosen = [(i, *place) for i, each in enumerate(places) for place in rng.permutation(each)[:PATCHES]]
+    parts = [images[i, :, top : top + PATCH, left : left + PATCH] for i, top, left in chosen]
+    of_slice = torch.tensor([i for i, *_ in chosen], dtype=torch.long)
+    return torch.stack(parts) if parts else images[:0, :, :PATCH, :PATCH], of_slice
 
 
 def folds(first: Sequence[str], second: Sequence[str], rng: np.random.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:

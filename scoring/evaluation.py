@@ -200,10 +200,10 @@ def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -
     """Both decoders on the same codes, by name, "faithful" and "sharp"; and as "real" what of it the slices themselves have.
 
     ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
-    themselves, fine to coarse, times 1000. classifier_auc: of small networks that tell reconstructions from slices on subjects
-    that they have not seen, 0.5 (cannot) to 1. codes_kept: share of the codes that stay the same when the reconstruction is
-    encoded again. histogram: how far foreground intensities are from the slices', in gray levels of 255. texture_kurtosis,
-    edge_to_smooth, tissue_noise: where fine detail lies, `texture.texture_summary`.
+    themselves, fine to coarse, times 1000. classifier_auc, patch_auc: of small networks that tell reconstructions from slices on
+    subjects that they have not seen, by whole slices and by small patches, 0.5 (cannot) to 1. codes_kept: share of the codes that
+    stay the same when the reconstruction is encoded again. histogram: how far foreground intensities are from the slices', in
+    gray levels of 255. texture_kurtosis, edge_to_smooth, tissue_noise: where fine detail lies, `texture.texture_summary`.
     """
     names = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
     split = case.split.evenly(COMPARED)
@@ -237,10 +237,10 @@ def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor, real: SliceSet) 
         decoded.append(frame.crop(images)[:, 0])
     compared = replace(real, images=torch.cat(decoded), texture=None)
     scores = {"codes_kept": float(torch.cat(kept).double().mean())}
-    ways: dict[str, Callable[[], float | list[float]]] = {
+    ways: dict[str, Callable[[], float | list[float] | dict[str, float]]] = {
         "histogram": lambda: intensity_distance(compared.images, real.images),
         "swd": lambda: sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed)),
-        "classifier_auc": lambda: two_sample_auc(compared, real, case.seed),
+        "classifier": lambda: classifier_aucs(compared, real, case.seed),
     }
     for name, way in ways.items():
         try:
@@ -248,9 +248,16 @@ def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor, real: SliceSet) 
         except Untaken as reason:
             case.leave_out(f"{name} of reconstructions is not scored: {reason}")
             continue
-        levels = {f"{name}_{level}": each for level, each in enumerate(value)} if isinstance(value, list) else {}
-        scores |= levels or {name: value}
+        if isinstance(value, list):
+            value = {f"{name}_{level}": each for level, each in enumerate(value)}
+        scores |= value if isinstance(value, dict) else {name: value}
     return scores | texture_summary(texture_values(compared.images))
+
+
+def classifier_aucs(compared: SliceSet, real: SliceSet, seed: int) -> dict[str, float]:
+    """`two_sample_auc` by the keys of `compare_decoders`."""
+    auc = two_sample_auc(compared, real, seed)
+    return {"classifier_auc": auc.slices} | ({"patch_auc": auc.patches} if np.isfinite(auc.patches) else {})
 
 
 def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:

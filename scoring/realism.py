@@ -78,8 +78,8 @@ def realism(
         area: how far foreground areas are apart, as shares of the frame.
         symmetry: how far the distributions of left-right asymmetry are apart (`asymmetry`).
         texture_kurtosis, edge_to_smooth, tissue_noise: |ln of the ratio| of the sets' figures of where fine detail lies,
-        `texture`. classifier: 2 |AUC - 1/2| of small networks that tell the sets apart on subjects that they have not seen, 0
-        (cannot) to 1, `classifier.two_sample_auc`.
+        `texture`. classifier, patch_classifier: 2 |AUC - 1/2| of small networks that tell the sets apart on subjects that they
+        have not seen, by a whole slice and by a small patch of it, 0 (cannot) to 1, `classifier.two_sample_auc`.
 
     Raises:
         ValueError: for fewer than 4 real subjects.
@@ -177,7 +177,7 @@ def distances(
     generator = torch.Generator().manual_seed(seed)
     sets = images, others = compared.images, reference.images
 
-    ways: dict[str, Callable[[], float | list[float]]] = {
+    ways: dict[str, Callable[[], float | list[float] | dict[str, float]]] = {
         "swd": lambda: sliced_wasserstein(images, others, generator),
         "variety": lambda: wasserstein_distance(*(pair_similarity(one, generator) for one in (compared, reference))),
         "histogram": lambda: intensity_distance(images, others),
@@ -193,8 +193,9 @@ def distances(
         except Untaken as reason:
             untaken[name] = str(reason)
             continue
-        levels = {f"{name}_{level}": each for level, each in enumerate(value)} if isinstance(value, list) else {}
-        found |= levels or {name: float(value)}
+        if isinstance(value, list):
+            value = {f"{name}_{level}": each for level, each in enumerate(value)}
+        found |= value if isinstance(value, dict) else {name: float(value)}
     return found
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoring.classifier import FOLDS, area_under_curve, folds, two_sample_auc
+from scoring.classifier import FOLDS, HEAD, PATCH, PATCHES, area_under_curve, folds, patches_within, two_sample_auc
+from scoring.metrics import FOREGROUND
 from scoring.sets import SliceSet, Untaken
 
 
@@ -26,21 +27,41 @@ def grainy(slices: SliceSet, strength: float) -> SliceSet:
 def test_a_little_grain_on_the_same_slices_is_found():
     """As reconstructions are of the slices they are compared with: nobody may train in one set and test in the other."""
     slices = people(10)
-    assert two_sample_auc(slices, grainy(slices, 0.04), seed=0) > 0.9
+    assert two_sample_auc(slices, grainy(slices, 0.04), seed=0).slices > 0.9
+
+
+def test_patches_say_how_wrong_a_slice_is_where_whole_slices_are_always_found():
+    slices = people(10)
+    little, much = (two_sample_auc(slices, grainy(slices, strength), seed=0) for strength in (0.015, 0.03))
+    assert min(little.slices, much.slices) > 0.95
+    assert 0.55 < little.patches < much.patches - 0.1
+
+
+def test_patches_lie_within_the_head_of_their_own_slice():
+    images = torch.zeros(3, 1, 48, 40)
+    images[0, :, 8:40, 4:36] = 0.3
+    images[2, :, :, :18] = 0.7  # 33 x 3 places, and those that stick out a little
+    patches, of_slice = patches_within(images, np.random.default_rng(0))
+    assert of_slice.tolist() == [0] * PATCHES + [2] * PATCHES, "a slice without a head has none"
+    assert patches.shape[1:] == (1, PATCH, PATCH)
+    assert ((patches > FOREGROUND).float().mean((1, 2, 3)) >= HEAD).all()
+    own = torch.tensor([0.3] * PATCHES + [0.7] * PATCHES)
+    assert torch.equal(patches.flatten(1).max(1).values, own)
+    assert len({patch.numpy().tobytes() for patch in patches[:PATCHES]}) > 1, "at different places"
 
 
 def test_what_is_the_same_is_not_told_apart():
     slices = people(10)
-    assert two_sample_auc(slices, slices, seed=0) == pytest.approx(0.5, abs=0.02)
-    apart = [two_sample_auc(people(9, first=20 * i), people(9, first=20 * i + 10), seed=i) for i in range(3)]
+    assert two_sample_auc(slices, slices, seed=0) == pytest.approx((0.5, 0.5), abs=0.02)
+    apart = [two_sample_auc(people(9, first=20 * i), people(9, first=20 * i + 10), seed=i).slices for i in range(3)]
     assert 0.25 < np.mean(apart) < 0.7, "a network that knows people says nothing of others"
 
 
 def test_grain_on_other_peoples_slices_and_on_single_samples_is_found():
     slices, others = people(10), grainy(people(10, first=50), 0.06)
-    assert two_sample_auc(slices, others, seed=0) > 0.9
+    assert two_sample_auc(slices, others, seed=0).slices > 0.9
     alone = SliceSet(others.images, [f"sample {i}" for i in range(len(others))])
-    assert two_sample_auc(slices, alone, seed=0) > 0.9
+    assert two_sample_auc(slices, alone, seed=0).slices > 0.9
 
 
 @pytest.mark.parametrize("second", [range(7), range(20, 29), range(4, 12), range(3, 6)])

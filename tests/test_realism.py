@@ -157,7 +157,7 @@ def test_scores_that_cannot_be_taken_are_left_out_with_a_note(real):
     missing, notes = left_out(heads(range(20, 32), (16, 20)), small)
     assert {"swd_0", "variety", "classifier"} <= missing and "16x20 pixels" in notes
     missing, notes = left_out(heads(range(20, 24)), heads(range(4)))
-    assert missing == {"classifier"} and "classifier is not scored: 2 and 2 subjects" in notes
+    assert missing == {"classifier", "patch_classifier"} and "classifier is not scored: 2 and 2 subjects" in notes
 
 
 def test_intensities_that_are_shifted_are_apart_by_the_shift():
