@@ -4,7 +4,6 @@
 otherwise: each start of those takes seconds).
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -14,41 +13,21 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import draw_slices
+from small_runs import start
 
 import train
 from common.files import UNFINISHED
-from training import pipeline
 
 KILLS = int(os.environ.get("OASIS_VQVAE_KILLS", "2"))
 FLAGS = ["--epoch", "4", "--epoch_prior", "4", "--epoch_sharpen", "2", "--batch", "4", "--batch_prior", "4", "--k", "8"]
 FLAGS += ["--batch_sharpen", "4", "--save_every", "0.0005"]
 WEIGHTS = ("vqvae", "codes", "prior", "sharp")
 ROOT = Path(train.__file__).parent
-PROCESSES = multiprocessing.get_context("forkserver")  # forks one that has imported PyTorch already
-PROCESSES.set_forkserver_preload(["train"])
-
-
-def train_quietly(arguments: list[str], quiet: str) -> None:
-    """`train.py` without pictures and samples, in a process of its own; it prints into a file."""
-    sys.stdout = sys.stderr = open(quiet, "a")  # noqa: SIM115
-    torch.set_num_threads(1)
-    pipeline.PIPELINE = {name: pipeline.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}
-    for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-        setattr(pipeline.figures, name, lambda *_: None)
-    train.main(arguments)
 
 
 def weights(folder: Path) -> list[bytes]:
     return [(folder / f"{name}.safetensors").read_bytes() for name in WEIGHTS]
-
-
-def start(folder: Path, *arguments: str) -> multiprocessing.Process:
-    said = str(folder.parent / f"{folder.name}.txt")
-    process = PROCESSES.Process(target=train_quietly, args=([*arguments, "--out", str(folder)], said))
-    process.start()
-    return process
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +88,7 @@ def test_two_killed_processes_end_with_the_same_weights(kill, tmp_path, tmp_path
     if not root.exists():
         for split, subjects in (("train", range(4)), ("validate", range(4, 6))):
             draw_slices(root / "data", split, subjects)
-        script.write_text("import os, sys, test_kill\ntest_kill.train_quietly(sys.argv[1:], os.devnull)\n")
+        script.write_text("import os, sys, small_runs\nsmall_runs.train_quietly(sys.argv[1:], os.devnull)\n")
         began = time.monotonic()
         assert begin(root / "whole", *flags).wait(200) == 0
         (root / "seconds").write_text(str(time.monotonic() - began))

@@ -1,23 +1,26 @@
 """Several processes train what one would."""
 
 import dataclasses
-import os
+import multiprocessing
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import draw_slices
+from small_runs import PROCESSES, start
 from torch.distributed.run import get_args_parser
 
 from common.cli import parse_flags
 from training.loop import read_metrics
 from training.settings import Settings
+from vqvae import VectorQuantizer
 
-ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 FLAGS = [
     "--precision",
@@ -43,27 +46,27 @@ FLAGS += [
 ]  # small steps, in which rounding does not grow to other codes
 TRAINING_ALONE = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-import train
-from reporting import figures
-from training import pipeline
-pipeline.PIPELINE = {{name: pipeline.PIPELINE[name] for name in ("vqvae", "encode", "prior", "sharpen")}}
-for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-    setattr(figures, name, lambda *_: None)
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+import small_runs, train
+small_runs.with_small_networks(setattr)
+small_runs.without_pictures(setattr)
 train.main()
 """
 
 
-def script(folder: Path) -> str:
-    """`train.py` without its pictures and samples, which take longer than such a small training."""
-    path = folder / "training_alone.py"
-    path.write_text(TRAINING_ALONE)
-    return str(path)
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
+def ended(processes: list[multiprocessing.Process], said: Path) -> str:
+    """What processes printed that all ended well."""
+    for process in processes:
+        process.join(200)
+    printed = said.read_text()
+    assert [process.exitcode for process in processes] == [0] * len(processes), printed
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +76,21 @@ def both(tmp_path_factory):
     root = tmp_path_factory.mktemp("ranks")
     for split, subjects in (("train", range(4)), ("validate", range(4, 6))):
         draw_slices(root / "data", split, subjects)
-    program, common = script(root), ["--data", str(root / "data"), "--cache", str(root / "cache")]
 
-    def train(processes: list[str], folder: str, *more: str) -> None:
-        done = run([*processes, program, *FLAGS, *common, "--out", str(root / folder), *more])
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("content frame") == 1, "one process speaks for all"
+    def train(count: int, folder: str, *more: str) -> None:
+        """As torchrun starts them, but from a process that has imported PyTorch already."""
+        arguments = [*FLAGS, "--data", str(root / "data"), "--cache", str(root / "cache"), *more]
+        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} | common for rank in range(count)]
+        printed = ended([start(root / folder, *arguments, small=False, **one) for one in ranks], root / f"{folder}.txt")
+        (root / f"{folder}.txt").unlink()
+        assert printed.count("content frame") == 1, "one process speaks for all"
 
-    train(ONE, "one")
-    train(TWO, "two", "--stage", "vqvae")
+    train(1, "one")
+    train(2, "two", "--stage", "vqvae")
     shutil.copytree(root / "one", root / "later")
     for stage in ("prior", "sharpen"):
-        train(TWO, "later", "--stage", stage)
+        train(2, "later", "--stage", stage)
     return root / "one", root / "two", root / "later"
 
 
@@ -104,6 +110,49 @@ def test_two_processes_follow_the_curves_of_one(both):
             assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=tolerance), name
 
 
+def _codebook_of_a_process(rank: int, count: int, port: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    torch.manual_seed(rank)
+    torch.save(_trained_codebook(rank, count), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _trained_codebook(rank: int, count: int) -> dict[str, torch.Tensor]:
+    """State of a quantiser that this process and its like have trained, each on its share of every batch."""
+    latents = torch.randn(6, 8, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * 3
+    quantizer = VectorQuantizer(32, 4, revive_every=10**9)
+    quantizer.codebook.copy_(latents[0].permute(0, 2, 3, 1).reshape(-1, 4)[:32])
+    for batch in latents:
+        share = batch[rank::count]
+        quantizer.update(share, quantizer.nearest(share))
+    learned = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    quantizer.revive_every = 1
+    quantizer.codebook[:9] = 1e3
+    quantizer.counts[:9] = 0
+    quantizer.update(share, quantizer.nearest(share))
+    revived = quantizer.codebook.clone()
+    quantizer.start(share)
+    return learned | {"revived": revived, "started": quantizer.codebook}
+
+
+def test_processes_learn_one_codebook_together(tmp_path):
+    where = (2, free_port(), str(tmp_path))
+    processes = [PROCESSES.Process(target=_codebook_of_a_process, args=(rank, *where)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+        assert process.exitcode == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone = _trained_codebook(0, 1)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+        if name not in ("revived", "started"):
+            assert torch.allclose(first[name], alone[name], atol=1e-5), name
+    assert first["revived"].abs().max() < 100, "dead codes came back to the data"
+    assert len(first["started"].unique(dim=0)) == 32
+
+
 def test_two_processes_stop_together(both, tmp_path):
     data = str(both[0].parent / "data")
     flags = [
@@ -117,8 +166,10 @@ def test_two_processes_stop_together(both, tmp_path):
         "--out",
         str(tmp_path / "run"),
     ]
+    program = tmp_path / "training_alone.py"
+    program.write_text(TRAINING_ALONE)
     process = subprocess.Popen(
-        [*TWO, script(tmp_path), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*TWO, str(program), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 100
     while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:

@@ -1,7 +1,6 @@
 """Laws of the first stage."""
 
 import copy
-import socket
 
 import pytest
 import torch
@@ -282,46 +281,6 @@ def test_dead_codes_are_revived_from_badly_quantised_vectors():
     matches = (revived[:, None] - rare).abs().sum(-1) < 1e-6
     assert matches.any(1).sum() >= 6, "each rare vector gets a code, none goes to the flat background"
     assert torch.allclose(quantizer.sums[1:7], quantizer.codebook[1:7] * quantizer.counts[1:7, None])
-
-
-def _codebook_of_a_process(rank: int, count: int, port: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
-    torch.manual_seed(rank)
-    torch.save(_trained_codebook(rank, count), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def _trained_codebook(rank: int, count: int) -> dict[str, torch.Tensor]:
-    """State of a quantiser that this process and its like have trained, each on its share of every batch."""
-    latents = torch.randn(6, 8, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * 3
-    quantizer = VectorQuantizer(32, 4, revive_every=10**9)
-    quantizer.codebook.copy_(latents[0].permute(0, 2, 3, 1).reshape(-1, 4)[:32])
-    for batch in latents:
-        share = batch[rank::count]
-        quantizer.update(share, quantizer.nearest(share))
-    learned = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-    quantizer.revive_every = 1
-    quantizer.codebook[:9] = 1e3
-    quantizer.counts[:9] = 0
-    quantizer.update(share, quantizer.nearest(share))
-    revived = quantizer.codebook.clone()
-    quantizer.start(share)
-    return learned | {"revived": revived, "started": quantizer.codebook}
-
-
-def test_processes_learn_one_codebook_together(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_codebook_of_a_process, (2, port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    alone = _trained_codebook(0, 1)
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-        if name not in ("revived", "started"):
-            assert torch.allclose(first[name], alone[name], atol=1e-5), name
-    assert first["revived"].abs().max() < 100, "dead codes came back to the data"
-    assert len(first["started"].unique(dim=0)) == 32
 
 
 def test_start_gives_latents_unit_scale():
