@@ -1,12 +1,13 @@
 """The three command lines, end to end on small slices."""
 
+import io
 import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ import torch
 from conftest import draw_slices
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import with_small_networks, without_pictures
 
 import evaluate
 import generate
@@ -29,7 +31,6 @@ from utils import held, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
 SMALL += ["--epoch_sharpen", "2", "--batch_sharpen", "5"]
-STAGES = ("vqvae", "encode", "prior", "sharpen")  # those that train, and what they train on
 WEIGHTS = ("vqvae", "prior", "sharp")
 RUN_FILES = {
     ".lock",
@@ -88,38 +89,27 @@ def few_pictures(monkeypatch):
 
 
 @pytest.fixture
-def without_pictures(monkeypatch):
+def small_networks(monkeypatch):
+    with_small_networks(monkeypatch.setattr)
+
+
+@pytest.fixture
+def training_alone(monkeypatch, small_networks):
     """Leave out sampling, scoring and pictures, which take most of the time of a small run."""
-    monkeypatch.setattr(pipeline, "PIPELINE", {name: pipeline.PIPELINE[name] for name in STAGES})
-    for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-        monkeypatch.setattr(f"reporting.figures.{name}", lambda *_: None)
+    without_pictures(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(run folder, data folder, what training printed) of one small run that several tests look at."""
+    """(run folder, data folder, what training printed) of one run on small slices that several tests look at."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("trained")
     for split, subjects in (("train", range(4)), ("validate", range(4, 6)), ("test", range(6, 8))):
         draw_slices(root / "slices", split, subjects)
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(Path(train.__file__)),
-            *SMALL,
-            "--data",
-            str(root / "slices"),
-            "--out",
-            str(root / "run"),
-            "--cache",
-            str(root / "cache"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return root / "run", root / "slices", done.stdout
+    places = ["--data", str(root / "slices"), "--out", str(root / "run"), "--cache", str(root / "cache")]
+    with plt.rc_context({"figure.dpi": 30}), redirect_stdout(io.StringIO()) as printed:
+        run_main(lambda: train.main([*SMALL, *places]))
+    return root / "run", root / "slices", printed.getvalue()
 
 
 def weights(folder: Path) -> bytes:
@@ -277,14 +267,14 @@ def test_load_run_gives_working_models(trained):
     assert not vqvae.training and not prior.training
 
 
-def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, without_pictures):
+def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, training_alone):
     for out, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         train.main([*SMALL, "--data", str(slices), "--seed", seed, "--out", out])
     assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
 
 
 @pytest.mark.parametrize("steps", [4, 10])
-def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, without_pictures):
+def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, training_alone):
     """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
     train.main([*SMALL, "--data", str(slices), "--out", "whole"])
     taken, step = [], loop._Fit._step
@@ -330,7 +320,7 @@ def refusal(arguments: list[str], capsys, program=train) -> str:
     return said
 
 
-def test_a_full_disk_is_said_and_leaves_what_was_saved(slices, capsys, without_pictures):
+def test_a_full_disk_is_said_and_leaves_what_was_saved(slices, capsys, training_alone):
     flags = [*SMALL, "--epoch", "2", "--data", str(slices), "--out", "run"]
     with no_file_above(5000):
         assert ".cache: cannot write the slice cache there" in refusal(flags, capsys)
@@ -366,7 +356,7 @@ def refusal_of_pictures(capsys) -> str:
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e6])
-def test_a_loss_that_explodes_stops_and_keeps_what_was_good(slices, loss, monkeypatch, capsys, without_pictures):
+def test_a_loss_that_explodes_stops_and_keeps_what_was_good(slices, loss, monkeypatch, capsys, training_alone):
     backward, calls = loop._Fit._backward, []
 
     def exploding(self, batch, chance, whole):
@@ -382,7 +372,7 @@ def test_a_loss_that_explodes_stops_and_keeps_what_was_good(slices, loss, monkey
     assert all(tensor.isfinite().all() for tensor in load_file("run/vqvae.safetensors").values())
 
 
-def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch, without_pictures):
+def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch, training_alone):
     scores = iter([0.5, 0.7, 0.6, 0.6, 0.9])
     seen = []
 
@@ -402,7 +392,7 @@ def test_patience_stops_early_and_the_best_weights_are_kept(slices, monkeypatch,
     assert not all(torch.equal(kept[name], tensor) for name, tensor in seen[3].items())
 
 
-def test_one_stage_can_be_run_anew(slices, without_pictures):
+def test_one_stage_can_be_run_anew(slices, training_alone):
     train.main([*SMALL, "--data", str(slices), "--out", "run"])
     vqvae, prior = Path("run/vqvae.safetensors").read_bytes(), Path("run/prior.safetensors").read_bytes()
     train.main(["--stage", "prior", "--lr_prior", "0.01", "--out", "run"])
@@ -412,7 +402,7 @@ def test_one_stage_can_be_run_anew(slices, without_pictures):
     assert [r["epoch"] for r in read_metrics(Path("run")) if r["stage"] == "prior"] == [1, 2]
 
 
-def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys, few_pictures):
+def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys, few_pictures, small_networks):
     train.main([*SMALL, "--data", str(draw_slices(tmp_path / "a", "train", range(3))), "--out", "a"])
     printed = capsys.readouterr().out
     assert "note: no validate split" in printed and "note: no test split" in printed
@@ -431,7 +421,7 @@ def test_missing_splits_are_said_and_what_there_is_is_scored(tmp_path, capsys, f
         (range(2), (33, 71), ["--downsample", "16"]),  # no multiple of anything
     ],
 )
-def test_unusual_shapes(tmp_path, slices_of, size, extra, few_pictures):
+def test_unusual_shapes(tmp_path, slices_of, size, extra, few_pictures, small_networks):
     data = draw_slices(tmp_path / "data", "train", slices_of, slices=2, size=size)
     train.main([*SMALL, *extra, "--data", str(data), "--out", "run"])
     generate.main(["--run", "run", "--n", "3"])
@@ -439,15 +429,14 @@ def test_unusual_shapes(tmp_path, slices_of, size, extra, few_pictures):
     assert scores["slices"] == 2 * len(slices_of) and np.isfinite([scores["ssim"], scores["ssim_frame"]]).all()
 
 
-def test_bf16_training_is_said_in_the_config(slices, without_pictures):
+def test_bf16_training_is_said_in_the_config(slices, training_alone):
     train.main([*SMALL, "--precision", "bf16", "--data", str(slices), "--out", "run"])
     assert json.loads(Path("run/config.json").read_text())["versions"]["precision"] == "bf16"
 
 
-def test_hyphens_are_understood(slices, without_pictures):
-    train.main(
-        ["--epoch", "1", "--epoch-prior", "1", "--batch-prior=4", "--k", "16", "--data", str(slices), "--out", "run"]
-    )
+def test_hyphens_are_understood(slices, training_alone):
+    few = ["--epoch", "1", "--epoch-prior", "1", "--epoch-sharpen=1", "--batch-prior=4", "--k", "16"]
+    train.main([*few, "--data", str(slices), "--out", "run"])
     assert json.loads(Path("run/config.json").read_text())["flags"]["batch_prior"] == 4
 
 
@@ -465,7 +454,7 @@ def test_a_run_in_use_is_left_alone(trained):
         train.main(["--resume", "--out", str(run)])
 
 
-def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, without_pictures):
+def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, training_alone):
     run, data, _ = trained
     draw_slices(tmp_path / "other", "train", range(20, 24), size=(48, 56))
     monkeypatch.setattr("training.loop._Fit._rate", lambda self, step: 1e-6)  # hardly moves
@@ -498,7 +487,7 @@ def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypa
     assert before == {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
 
 
-def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypatch, capsys, without_pictures):
+def test_more_epochs_can_be_asked_for_while_a_stage_is_running(slices, monkeypatch, capsys, training_alone):
     finish = loop._Fit._finish_epoch
 
     def stop_after_the_first(self):

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import draw_slices
+from small_runs import with_small_networks
 
 import evaluate
 import generate
@@ -17,7 +18,7 @@ from scoring.evaluation import Effort
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}
 SMALL = {
-    "train.py": ["--epoch", "1", "--epoch_prior", "1", "--k", "16", "--d", "8"],
+    "train.py": ["--epoch", "1", "--epoch_prior", "1", "--epoch_sharpen", "1", "--k", "16", "--d", "8"],
     "generate.py": ["--n", "4"],
     "evaluate.py": ["--quick", "--samples", "4"],
 }
@@ -52,6 +53,7 @@ def test_every_command_and_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     monkeypatch.setitem(plt.rcParams, "figure.dpi", 30)  # small pictures, drawn in a third of the time
+    with_small_networks(monkeypatch.setattr)
     monkeypatch.setattr("training.pipeline.SHOWN", 4)
     monkeypatch.setattr("training.pipeline.QUICK", Effort(8, 1, 8))
     monkeypatch.setattr("sources.cohort.SUBJECTS", {"train": 2, "validate": 1, "test": 1})

@@ -16,6 +16,7 @@ from conftest import draw_slices
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_runs import with_small_networks, without_curves
 
 import evaluate
 import generate
@@ -40,7 +41,8 @@ DATA = "data"
 
 
 def quietly(patch: pytest.MonkeyPatch, ran: list[str]) -> None:
-    """Training without pictures; the last two stages only leave a file. `ran` receives the name of each stage that is run."""
+    """Training of small networks without pictures; the last two stages only leave a file. `ran` receives the name of each stage
+    that is run."""
 
     def noted(name: str, work: Callable, job: pipeline.Job) -> None:
         ran.append(name)
@@ -50,8 +52,8 @@ def quietly(patch: pytest.MonkeyPatch, ran: list[str]) -> None:
         name: lambda job, name=name: (job.folder / f"{name}.txt").write_text("") for name in ("sample", "report")
     }
     patch.setattr(pipeline, "PIPELINE", {name: partial(noted, name, work) for name, work in stages.items()})
-    for name in ("vqvae_status", "prior_status", "sharp_status", "sharpness"):
-        patch.setattr(f"reporting.figures.{name}", lambda *_: None)
+    with_small_networks(patch.setattr)
+    without_curves(patch.setattr)
 
 
 @contextmanager
@@ -437,6 +439,7 @@ def test_names_that_no_formula_or_table_can_hold_do_not_end_a_run(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, "SHOWN", 8)
     monkeypatch.setattr(pipeline, "QUICK", Effort(4, 1, 4))
+    with_small_networks(monkeypatch.setattr)
     title = "x$_{$, y\\"  # between the dollars, no formula
     rng = np.random.default_rng(0)
     for number, subject in enumerate(HARD):
