@@ -338,11 +338,13 @@ def test_training_learns_a_pattern_that_needs_above_left_and_position():
         for column in range(1, 6):
             codes[:, row, column] = (codes[:, row - 1, column] + codes[:, row, column - 1] + (position > 0.5)) % 4
     model = GatedPixelCNN(num_codes=4, channels=24, layers=3, first_kernel=3, dropout=0.0)
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(120):
-        loss = F.cross_entropy(model(codes, position), codes)
+    optimizer = torch.optim.Adam(model.parameters(), 8e-3)
+    for step in range(60):
+        some = slice(step % 4 * 64, step % 4 * 64 + 64)
+        loss = F.cross_entropy(model(codes[some], position[some]), codes[some])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    inside = F.cross_entropy(model(codes, position), codes, reduction="none")[:, 1:, 1:].mean() / math.log(2)
-    assert inside < 0.2, "2 bits when nothing is learned"
+    inside = F.cross_entropy(model(codes, position), codes, reduction="none")[:, 1:, 1:] / math.log(2)
+    assert inside.mean() < 0.2, "2 bits when nothing is learned"
+    assert inside[:, 0, 0].mean() < 0.2, "1 bit where the position is not learned: codes further on show it too"

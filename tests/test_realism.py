@@ -59,7 +59,7 @@ def real() -> SliceSet:
 
 
 def test_each_bad_set_is_caught_by_its_score_and_real_slices_by_none(real, monkeypatch):
-    monkeypatch.setattr("scoring.classifier.EPOCHS", 6)
+    monkeypatch.setattr("scoring.classifier.EPOCHS", 3)
     torch.manual_seed(0)
     others = heads(range(100, 112))
     blurred = torch.nn.functional.avg_pool2d(others.images[:, None], 3, 1, 1)[:, 0]
@@ -86,7 +86,8 @@ def test_each_bad_set_is_caught_by_its_score_and_real_slices_by_none(real, monke
         assert value.score < 3 * value.floor + 0.05, (name, value)
 
 
-def test_realism_is_seeded_and_leaves_the_global_generator_alone(real):
+def test_realism_is_seeded_and_leaves_the_global_generator_alone(real, monkeypatch):
+    monkeypatch.setattr("scoring.classifier.EPOCHS", 2)
     few = heads(range(50, 54))
     before = torch.get_rng_state()
     first, again = (realism(few, real, seed=3, halvings=1) for _ in range(2))
@@ -135,7 +136,8 @@ def test_samples_from_the_population_lie_at_the_floor_on_average(monkeypatch):
             assert 0.85 < score / floor < 1.15, (kind, name, score / floor)
 
 
-def test_scores_that_cannot_be_taken_are_left_out_with_a_note(real):
+def test_scores_that_cannot_be_taken_are_left_out_with_a_note(real, monkeypatch):
+    monkeypatch.setattr("scoring.classifier.EPOCHS", 2)  # what it finds is not asked here
     everything = set(realism(heads(range(100, 106)), real, halvings=1))
     assert {"swd_0", "variety", "histogram", "classifier"} < everything
 
