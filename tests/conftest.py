@@ -13,6 +13,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+LONG = ("pipeline", "run_folder", "ranks", "readme", "realism", "sources", "pixelcnn", "kill")  # the longest first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take long come first: short ones at the end leave no process waiting for another."""
+    names = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
 
 def draw_slices(root: Path, split: str, subjects: range, slices: int = 4, size: tuple[int, int] = (40, 56)) -> Path:
     """Write a split folder of bright ellipses on black, a fresh one a subject, which shrink with the slice number."""
