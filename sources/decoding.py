@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,33 @@ from sources.volumes import Space, output_space, read_slices
 TALLEST = 1.25  # times the median size, that slices are cropped to where a few volumes are much larger than the others
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What became of scans, in the order they were given.
+
+    images: `[N, H, W]` uint8, without what was left out. names, numbers: of each scan the names and the numbers of its slices;
+    none for one that was left out; numbers are None where nobody knows them. left_out: the reason by file.
+    space: of the first volume, and the planes that its slices are. notes: what the user should know.
+    """
+
+    images: np.ndarray
+    names: list[list[str]]
+    numbers: list[list[int] | None]
+    left_out: dict[Path, str] = field(default_factory=dict)
+    space: tuple[Space, list[int]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
 def decoded_volumes(
     root: Path, scans: Sequence[Scan], options: DataOptions, cache: Path, progress: ProgressFactory | None
-) -> tuple[np.ndarray, dict[str, str], tuple[Space, list[int]]]:
-    """All slices of all readable volumes, one stretch a volume; the others by name; space and planes of the first."""
+) -> Decoded:
+    """All slices of all readable volumes, one stretch a volume."""
     place = _cache_place(root, options, cache)
     stats = [
-        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)] for scan in scans
+        [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)]
+        for scan in scans
     ]
-    names = [scan.name for scan in scans]
-    key = digest("volumes", options.volumes, options.image_size, options.skip_bad, names, stats)
+    key = digest("volumes", options.volumes, options.image_size, options.skip_bad, stats)
     side = place.with_suffix(".scans.json")
 
     def fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> None:
@@ -35,12 +53,18 @@ def decoded_volumes(
 
     images = cached_array(place, key, fill)
     said = json.loads(side.read_text())
-    for reason in said["bad"].values():
-        print(f"left out: {reason}", flush=True)
+    left_out = {scans[int(index)].files[0]: reason for index, reason in said["bad"].items()}
+    _say_left_out(left_out)
+    kept = [[] if scan.files[0] in left_out else list(range(options.slices)) for scan in scans]
+    names = [[f"{scan.name}_slice_{i}" for i in numbers] for scan, numbers in zip(scans, kept)]
     first = said["first"]
     space = Space(tuple(first["shape"]), np.array(first["affine"]))
-    kept = len(scans) - len(said["bad"])
-    return images[: kept * options.slices], said["bad"], (space, first["planes"])
+    return Decoded(images[: sum(map(len, kept))], names, kept, left_out, (space, first["planes"]))
+
+
+def _say_left_out(left_out: dict[Path, str]) -> None:
+    for reason in left_out.values():
+        print(f"left out: {reason}", flush=True)
 
 
 def _read_volumes(
@@ -53,51 +77,50 @@ def _read_volumes(
     """Fill the array that `make` gives for its shape with the slices of all readable volumes, first to last without a gap.
 
     Returns:
-        bad: the reason by the name of each volume that cannot be read. first: shape, affine and planes of the first one.
+        bad: the reason by the index of each volume that cannot be read. first: shape, affine and planes of the first one.
     """
-    bad: dict[str, str] = {}
+    bad: dict[int, str] = {}
 
-    def tried(scan: Scan, work: Callable[[], Any]) -> Any:
+    def tried(index: int, work: Callable[[Path], Any]) -> Any:
         try:
-            return work()
+            return work(scans[index].files[0])
         except UserError as error:
             if not options.skip_bad:
                 raise
-            bad[scan.name] = str(error)
+            bad[index] = str(error)
             return None
 
     def none_readable() -> UserError:
-        return UserError(f"{root}: none of its {len(scans)} volumes can be read; the first: {next(iter(bad.values()))}")
+        return UserError(f"{root}: none of its {len(scans)} volumes can be read; the first: {bad[min(bad)]}")
 
-    spaces = {scan.name: tried(scan, lambda scan=scan: output_space(scan.files[0], options.volumes)) for scan in scans}
-    sizes = [space.slice_size(options.axis) for space in spaces.values() if space is not None]
+    spaces = [tried(index, lambda path: output_space(path, options.volumes)) for index in range(len(scans))]
+    sizes = [space.slice_size(options.axis) for space in spaces if space is not None]
     if not sizes:
         raise none_readable()
     size = common_size(sizes)
     final = (options.image_size,) * 2 if options.image_size else size
     array = make((len(scans) * options.slices, *final))
     stretches = array.reshape(len(scans), options.slices, *final)
-    planes: dict[str, list[int]] = {}
+    planes: dict[int, list[int]] = {}
 
     def decode(index: int) -> None:
-        scan = scans[index]
-        if spaces[scan.name] is None:
+        if spaces[index] is None:
             return
-        found = tried(scan, lambda: read_slices(scan.files[0], options.volumes, size))
+        found = tried(index, lambda path: read_slices(path, options.volumes, size))
         if found is not None:
-            slices, planes[scan.name] = found
+            slices, planes[index] = found
             stretches[index] = slices if final == size else np.stack([resized(image, final) for image in slices])
 
     in_parallel(decode, len(scans), progress, f"reading {root.name}", "volume")
-    kept = [index for index, scan in enumerate(scans) if scan.name not in bad]
+    kept = [index for index in range(len(scans)) if index not in bad]
     if not kept:
         raise none_readable()
     for to, index in enumerate(kept):  # the readable ones close ranks
         if to != index:
             stretches[to] = stretches[index]
-    first = scans[kept[0]].name
-    space = {"shape": spaces[first].shape, "affine": spaces[first].affine.tolist(), "planes": planes[first]}
-    return {"bad": bad, "first": space}
+    first = spaces[kept[0]]
+    space = {"shape": first.shape, "affine": first.affine.tolist(), "planes": planes[kept[0]]}
+    return {"bad": dict(sorted(bad.items())), "first": space}
 
 
 def _with_image(scan: Scan) -> list[Path]:
@@ -113,36 +136,37 @@ def common_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def decoded_images(
     root: Path, scans: Sequence[Scan], options: DataOptions, cache: Path, progress: ProgressFactory | None
-) -> tuple[np.ndarray, dict[str, str], None]:
-    """All images of all subjects, in order; with --skip_bad, subjects with an unreadable image by name."""
-    bad: dict[str, str] = {}
-    if options.skip_bad:
-        scans, bad = _readable_images(scans)
+) -> Decoded:
+    """All images of all scans, in order; with --skip_bad, without the unreadable ones."""
     files = [file for scan in scans for file in scan.files]
-    if not files:
-        raise UserError(f"{root}: none of its images can be read; the first: {next(iter(bad.values()))}")
-    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    left_out = _unreadable_images(files) if options.skip_bad else {}
+    good = [file for file in files if file not in left_out]
+    if not good:
+        raise UserError(f"{root}: none of its images can be read; the first: {next(iter(left_out.values()))}")
+    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in good]
     key = digest("images", options.image_size, stats)
-    for reason in bad.values():
-        print(f"left out: {reason}", flush=True)
+    _say_left_out(left_out)
     images = cached_array(
         _cache_place(root, options, cache),
         key,
-        lambda make: decode_images(files, options.image_size, make, f"decoding {root.name}", progress),
+        lambda make: decode_images(good, options.image_size, make, f"decoding {root.name}", progress),
     )
-    return images, bad, None
+    names = [[file.name for file in scan.files if file not in left_out] for scan in scans]
+    numbers = [
+        None if scan.numbers is None else [n for file, n in zip(scan.files, scan.numbers) if file not in left_out]
+        for scan in scans
+    ]
+    return Decoded(images, names, numbers, left_out)
 
 
-def _readable_images(scans: Sequence[Scan]) -> tuple[list[Scan], dict[str, str]]:
-    good, bad = [], {}
-    for scan in scans:
+def _unreadable_images(files: Sequence[Path]) -> dict[Path, str]:
+    bad = {}
+    for file in files:
         try:
-            for file in scan.files:
-                decode_image(file, None)
-            good.append(scan)
+            decode_image(file, None)
         except UserError as error:
-            bad[scan.name] = str(error)
-    return good, bad
+            bad[file] = str(error)
+    return bad
 
 
 def _cache_place(root: Path, options: DataOptions, cache: Path) -> Path:

@@ -15,7 +15,7 @@ from sources.cohort import load_cohort
 from sources.conditions import Condition, join, read_table
 from sources.decoding import decoded_images, decoded_volumes
 from sources.options import DataOptions
-from sources.scans import FORMATS, Scan, find_scans, recognised
+from sources.scans import FORMATS, find_scans, recognised
 from sources.slice_set import load_slice_set
 from sources.splits import assign_splits
 from sources.volumes import Space
@@ -69,43 +69,33 @@ def _load_scans(
     assigned = assign_splits([scan.subject for scan in scans], options.split, options.split_file)
     scans = sorted(scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: each split is one stretch
     volumes = kind != "images"
-    images, bad, space = (decoded_volumes if volumes else decoded_images)(root, scans, options, cache, progress)
-    notes = [f"left out {name}" for name in bad]
-    scans = [scan for scan in scans if scan.name not in bad]
-    numbers = [tuple(range(options.slices)) if volumes else scan.numbers for scan in scans]
+    decoded = (decoded_volumes if volumes else decoded_images)(root, scans, options, cache, progress)
+    notes = [f"left out {path.relative_to(root)}" for path in decoded.left_out] + decoded.notes
+    numbers = decoded.numbers
     known = None not in numbers
-    highest = max((max(each) for each in numbers), default=0) if known else 0
+    highest = max((number for each in numbers for number in each), default=0) if known else 0
     slices = (slices_per_subject or highest + 1) if known else None
     splits, start = {}, 0
     for name in SPLITS:
-        here = [(scan, each) for scan, each in zip(scans, numbers) if assigned[scan.subject] == name]
-        count = sum(_length(scan, options, volumes) for scan, _ in here)
+        here = [index for index, scan in enumerate(scans) if assigned[scan.subject] == name]
+        subjects = [scans[index].subject for index in here for _ in decoded.names[index]]
+        names = [slice_name for index in here for slice_name in decoded.names[index]]
+        count = len(names)
         if not count:
             notes.append(f"no subject of {root} is in the {name} split")
             continue
-        subjects, names = [], []
-        for scan, _ in here:
-            length = _length(scan, options, volumes)
-            subjects += [scan.subject] * length
-            names += (
-                [f"{scan.name}_slice_{i}" for i in range(length)] if volumes else [file.name for file in scan.files]
-            )
-        numbers_here = np.concatenate([np.array(each) for _, each in here]) if known else None
+        numbers_here = np.array([number for index in here for number in numbers[index]]) if known else None
         positions = None if numbers_here is None else (numbers_here / max(slices - 1, 1)).astype(np.float32)
         splits[name] = Split(
-            images[start : start + count], subjects, names, numbers_here, positions, _symmetric(kind, options)
+            decoded.images[start : start + count], subjects, names, numbers_here, positions, _symmetric(kind, options)
         )
         start += count
     if not splits or (required is not None and required not in splits):
         raise UserError(
             f"{root}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
         )
-    geometry = None if space is None or options.image_size else _geometry(*space, options)
+    geometry = None if decoded.space is None or options.image_size else _geometry(*decoded.space, options)
     return Dataset(root.resolve().name, splits, slices, notes, kind, geometry)
-
-
-def _length(scan: Scan, options: DataOptions, volumes: bool) -> int:
-    return options.slices if volumes else len(scan.files)
 
 
 def _symmetric(kind: str, options: DataOptions) -> bool:
