@@ -14,6 +14,7 @@ from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
 from sources.conditions import Condition, join, read_table
 from sources.decoding import decoded_images, decoded_volumes
+from sources.listed_splits import read_split_file
 from sources.options import DataOptions
 from sources.scans import FORMATS, find_scans, recognised
 from sources.slice_set import load_slice_set
@@ -66,11 +67,13 @@ def _load_scans(
     slices_per_subject: int | None,
 ) -> Dataset:
     scans = find_scans(root, kind)
-    assigned = assign_splits([scan.subject for scan in scans], options.split, options.split_file)
+    subjects = [scan.subject for scan in scans]
+    given, said = read_split_file(options.split_file, subjects) if options.split_file else ({}, [])
+    assigned = assign_splits(subjects, options.split, given)
     scans = sorted(scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: each split is one stretch
     volumes = kind != "images"
     decoded = (decoded_volumes if volumes else decoded_images)(root, scans, options, cache, progress)
-    notes = [f"left out {path.relative_to(root)}" for path in decoded.left_out] + decoded.notes
+    notes = [*said, *(f"left out {path.relative_to(root)}" for path in decoded.left_out), *decoded.notes]
     numbers = decoded.numbers
     known = None not in numbers
     highest = max((number for each in numbers for number in each), default=0) if known else 0
@@ -84,10 +87,17 @@ def _load_scans(
         if not count:
             notes.append(f"no subject of {root} is in the {name} split")
             continue
+        sessions = [scans[index].session for index in here for _ in decoded.names[index]]
         numbers_here = np.array([number for index in here for number in numbers[index]]) if known else None
         positions = None if numbers_here is None else (numbers_here / max(slices - 1, 1)).astype(np.float32)
         splits[name] = Split(
-            decoded.images[start : start + count], subjects, names, numbers_here, positions, _symmetric(kind, options)
+            decoded.images[start : start + count],
+            subjects,
+            names,
+            numbers_here,
+            positions,
+            _symmetric(kind, options),
+            sessions=sessions,
         )
         start += count
     if not splits or (required is not None and required not in splits):

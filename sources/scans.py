@@ -19,7 +19,7 @@ FORMATS = {
     "volumes": "volumes (.nii, .nii.gz, .hdr, .mgz)",
     "images": "images (.png, .jpg, .tif, .bmp)",
 }
-OASIS_SCAN = re.compile(r"((OAS1_\d{4})_MR\d+)", re.IGNORECASE)
+OASIS_SCAN = re.compile(r"((OAS1_\d{4})_(MR\d+))", re.IGNORECASE)
 BIDS_SCAN = re.compile(r"(sub-[^_/]+)(?:_(ses-[^_/]+))?")
 NUMBERED = re.compile(
     r"(?P<subject>.+?)[_-]*(?:slice|slc|axial|img|image|z|s)?[_-]?(?P<number>\d+)(\.nii)?", re.IGNORECASE
@@ -28,12 +28,14 @@ NUMBERED = re.compile(
 
 @dataclass(frozen=True)
 class Scan:
-    """A volume, or the images of one scan: `files` in order; `name` tells the scans of a subject apart."""
+    """A volume, or the images of one scan: `files` in order; `name` tells the scans of a subject apart; `session` is the visit it
+    is of, such as MR1, "" where nothing says it."""
 
     files: tuple[Path, ...]
     subject: str
     name: str
     numbers: tuple[int, ...] | None = None
+    session: str = ""
 
 
 def recognised(root: Path) -> str:
@@ -96,9 +98,9 @@ def _volume_scan(root: Path, path: Path, kind: str, alone: bool) -> Scan:
     stem = re.sub(r"\.(nii|nii\.gz|hdr|mgz|mgh)$", "", path.name, flags=re.IGNORECASE)
     oasis, bids = OASIS_SCAN.search(str(path.relative_to(root))), BIDS_SCAN.match(path.name)
     if oasis and kind != "bids":
-        return Scan((path,), oasis[2].upper(), oasis[1].upper())
+        return Scan((path,), oasis[2].upper(), oasis[1].upper(), session=oasis[3].upper())
     if bids:
-        return Scan((path,), bids[1], stem)
+        return Scan((path,), bids[1], stem, session=bids[2] or "")
     named = path.parent if alone and path.parent != root else path.with_name(stem)
     subject = str(named.relative_to(root))
     return Scan((path,), subject, subject)

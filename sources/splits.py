@@ -3,20 +3,14 @@
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from common.errors import UserError
-from dataset import SPLITS, Dataset, Split
+from dataset import Dataset, Split
 
 
-def assign_splits(subjects: Sequence[str], shares: str, split_file: str | None) -> dict[str, str]:
-    """The split of each subject: what the file says, else by a hash of the subject's name, which stays as it is when others come.
-
-    Raises:
-        UserError: when the file cannot be read or names no split.
-    """
-    given = read_split_file(split_file) if split_file else {}
+def assign_splits(subjects: Sequence[str], shares: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The split of each subject: what is given, else by a hash of the subject's name, which stays as it is when others come."""
     train, validate, _ = shares_of(shares)
 
     def by_hash(subject: str) -> str:
@@ -24,26 +18,6 @@ def assign_splits(subjects: Sequence[str], shares: str, split_file: str | None) 
         return "train" if share < train else "validate" if share < train + validate else "test"
 
     return {subject: given.get(subject) or by_hash(subject) for subject in dict.fromkeys(subjects)}
-
-
-def read_split_file(path: str) -> dict[str, str]:
-    """The splits of a `split.csv` with the columns subject and split."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        splits = {row["subject"]: row["split"] for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--split_file {path}: not a readable table ({error})") from None
-    except KeyError:
-        raise UserError(
-            f"--split_file {path}: expected the columns subject and split, as in a run's split.csv"
-        ) from None
-    for subject, split in splits.items():
-        if split not in SPLITS:
-            raise UserError(
-                f"--split_file {path}: subject {subject} has the split {split}; expected {', '.join(SPLITS)}"
-            )
-    return splits
 
 
 def split_table(data: Dataset) -> str:

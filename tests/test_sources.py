@@ -18,6 +18,7 @@ from scoring.evaluation import Effort, groups
 from sources import DataOptions, load
 from sources.conditions import Condition, join, parse_where, read_table
 from sources.decoding import common_size
+from sources.listed_splits import read_split_file
 from sources.scans import find_scans, recognised
 from sources.splits import assign_splits, split_table
 from sources.volumes import Space, VolumeOptions, nifti_of, output_space, read_slices
@@ -355,10 +356,10 @@ def test_folders_of_images_are_subjects_or_names_are(tmp_path):
 
 def test_a_subjects_split_hangs_on_its_name_alone_and_can_be_given(tmp_path):
     subjects = [f"s{i}" for i in range(2000)]
-    splits = assign_splits(subjects, "85,10,5", None)
+    splits = assign_splits(subjects, "85,10,5", {})
     counts = {name: list(splits.values()).count(name) for name in ("train", "validate", "test")}
     assert 1640 < counts["train"] < 1760 and 150 < counts["validate"] < 250 and 60 < counts["test"] < 140
-    assert assign_splits([*subjects[500:], "new"], "85,10,5", None).items() >= dict(list(splits.items())[500:]).items()
+    assert assign_splits([*subjects[500:], "new"], "85,10,5", {}).items() >= dict(list(splits.items())[500:]).items()
     root = volumes(tmp_path / "data")
     data = load(DataOptions(str(root), **SMALL), tmp_path / "cache")
     (tmp_path / "split.csv").write_text(split_table(data))
@@ -371,7 +372,7 @@ def test_a_subjects_split_hangs_on_its_name_alone_and_can_be_given(tmp_path):
             DataOptions(split=text).check()
     (tmp_path / "wrong.csv").write_text("subject,split\ns1,training\n")
     with pytest.raises(UserError, match="subject s1 has the split training; expected train, validate, test"):
-        assign_splits(subjects, "85,10,5", str(tmp_path / "wrong.csv"))
+        read_split_file(tmp_path / "wrong.csv", subjects)
 
 
 # --------------------------------------------------------------------------- conditions
