@@ -51,7 +51,9 @@ def load(
             raise UserError(f"{root}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
         kind = recognised(root) if options.format == "auto" else options.format
         if kind == "slices":
-            data = load_slice_set(root, cache, options.image_size, progress, required, slices_per_subject)
+            data = load_slice_set(
+                root, cache, options.image_size, progress, required, slices_per_subject, options.split_file
+            )
         else:
             data = _load_scans(root, kind, options, Path(cache), progress, required, slices_per_subject)
     return data if options.table is None else with_conditions(data, options, known)

@@ -1,5 +1,6 @@
 """The OASIS PNG slice set: `keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from common.files import cached_array, digest
 from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
 from sources.images import DECODING, SLICE_NAME, decode_images
+from sources.listed_splits import read_split_file
 from sources.splits import check_sizes, check_subjects
 
 
@@ -21,6 +23,7 @@ def load_slice_set(
     progress: ProgressFactory | None = None,
     required: str | None = "train",
     slices_per_subject: int | None = None,
+    split_file: str | None = None,
 ) -> Dataset:
     """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
 
@@ -33,6 +36,7 @@ def load_slice_set(
         progress: makes the bar shown while decoding, such as `common.runtime.Progress`.
         required: the split that must be there; None asks for any.
         slices_per_subject: what slice positions are relative to; found in the names when None.
+        split_file: decides over the folders for the subjects that it names (`sources.listed_splits`).
 
     Raises:
         UserError: for a missing or empty required split, unreadable files, mixed sizes, or a subject in two splits.
@@ -41,14 +45,20 @@ def load_slice_set(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one that holds keras_png_slices_train/")
     files = {split: natsorted(path for path in (root / f"keras_png_slices_{split}").glob("*.png")) for split in SPLITS}
+    said: list[str] = []
+    if split_file is not None:
+        files, said = _by_file(files, split_file)
+        if required and any(files.values()) and not files[required]:
+            raise UserError(f"--split_file {split_file}: it leaves nobody of {root} in the {required} split")
     if not (files[required] if required else any(files.values())):
         raise UserError(
             f"{root}: no {required or ''} slices found; expected PNG files named case_<subject>_slice_<n>.nii.png "
             f"in {root / f'keras_png_slices_{required or SPLITS[0]}'}".replace("  ", " ")
         )
-    notes = [f"no {split} split in {root}" for split in SPLITS if not files[split]]
+    notes = [*said, *(f"no {split} split in {root}" for split in SPLITS if not files[split])]
+    kind = "" if split_file is None else f"-{digest(split_file)[:8]}"
     splits = {
-        split: _load_split(root, split, paths, Path(cache), image_size, progress)
+        split: _load_split(root, split + kind, paths, Path(cache), image_size, progress)
         for split, paths in files.items()
         if paths
     }
@@ -68,13 +78,29 @@ def load_slice_set(
     return Dataset(root.resolve().name, splits, slices, notes)
 
 
+def _by_file(files: dict[str, list[Path]], split_file: str) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each split where a split file decides whose split is which; and what is to be said of it."""
+    paths = [(path, split) for split, some in files.items() for path in some]
+    subjects = [_parsed(path)["subject"] for path, _ in paths]
+    given, notes = read_split_file(split_file, subjects)
+    moved: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for (path, split), subject in zip(paths, subjects):
+        moved[given.get(subject, split)].append(path)
+    return {split: natsorted(some, key=lambda path: path.name) for split, some in moved.items()}, notes
+
+
+def _parsed(path: Path) -> re.Match[str]:
+    """Subject and number in the name of a slice's file."""
+    match = SLICE_NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(f"{path}: unexpected name; expected case_<subject>_slice_<n>.nii.png")
+    return match
+
+
 def _load_split(
     root: Path, split: str, paths: list[Path], cache: Path, image_size: int | None, progress: ProgressFactory | None
 ) -> Split:
-    parsed = [SLICE_NAME.fullmatch(path.name) for path in paths]
-    for path, match in zip(paths, parsed):
-        if match is None:
-            raise UserError(f"{path}: unexpected name; expected case_<subject>_slice_<n>.nii.png")
+    parsed = [_parsed(path) for path in paths]
     stats = [path.stat() for path in paths]
     key = digest(DECODING, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     place = cache / f"slices-{digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
