@@ -74,6 +74,7 @@ class Split:
     positions: `[N]` float32, the slice's position in the volume, 0 (lowest) to 1 (highest), or None likewise.
     symmetric: whether a slice mirrored across its rows may stand for one: where they run from one side of a head to the other.
     conditions: what else is known of each slice's subject, by name `[N]` float32, as the prior takes it (`sources.conditions`).
+    folders: `[N]` the class of each slice, as folders name it, "" where there is none; empty where no slice has one.
     sessions: `[N]` the visit that each slice is of, such as MR1, "" where there is none; empty where no slice has one.
     """
 
@@ -85,6 +86,7 @@ class Split:
     symmetric: bool = True
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
     sessions: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -126,7 +128,7 @@ class Split:
             *(None if a is None else a[chosen] for a in (self.numbers, self.positions)),
             self.symmetric,
             {name: values[chosen] for name, values in self.conditions.items()},
-            [self.sessions[i] for i in chosen] if self.sessions else [],
+            *([each[i] for i in chosen] if each else [] for each in (self.sessions, self.folders)),
         )
 
 

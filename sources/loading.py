@@ -14,12 +14,16 @@ from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
 from sources.conditions import Condition, join, read_table
 from sources.decoding import decoded_images, decoded_volumes
+from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.listed_splits import read_split_file
 from sources.options import DataOptions
-from sources.scans import FORMATS, find_scans, recognised
+from sources.scans import FORMATS, Found, Scan, slice_set_in, survey
+from sources.slice_numbers import positions
 from sources.slice_set import load_slice_set
-from sources.splits import assign_splits
+from sources.splits import assign_splits, stated_splits
+from sources.volumes import SUFFIXES as VOLUME_SUFFIXES
 from sources.volumes import Space
+from sources.walk import other_kinds, shown, walk
 
 
 def load(
@@ -47,67 +51,95 @@ def load(
         data = load_cohort(options.image_size, cache, progress)
     else:
         root = Path(options.data)
-        if not root.is_dir():
-            raise UserError(f"{root}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
-        kind = recognised(root) if options.format == "auto" else options.format
+        _check_place(root)
+        kind = "slices" if options.format == "auto" and slice_set_in(root) else options.format
         if kind == "slices":
+            root = slice_set_in(root) or root
             data = load_slice_set(
                 root, cache, options.image_size, progress, required, slices_per_subject, options.split_file
             )
         else:
-            data = _load_scans(root, kind, options, Path(cache), progress, required, slices_per_subject)
-    return data if options.table is None else with_conditions(data, options, known)
+            found = survey(root, kind, options.contrast, options.subject, options.skip_bad)
+            data = _load_scans(root, found, options, Path(cache), progress, required, slices_per_subject)
+    return with_conditions(data, options, known) if options.conditions else data
+
+
+def _check_place(place: Path) -> None:
+    """Raise UserError unless the place is a folder, or a file that may be one volume or image."""
+    if place.is_dir() or (place.is_file() and place.name.lower().endswith((*VOLUME_SUFFIXES, *IMAGE_SUFFIXES))):
+        return
+    if place.is_file():
+        for _, what, _, todo in other_kinds(walk(place)):
+            raise UserError(
+                f"{shown(place)}: a file of the kind {what}; expected a folder, a volume or an image; {todo}"
+            )
+    raise UserError(f"{shown(place)}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
 
 
 def _load_scans(
-    root: Path,
-    kind: str,
+    place: Path,
+    found: Found,
     options: DataOptions,
     cache: Path,
     progress: ProgressFactory | None,
     required: str | None,
     slices_per_subject: int | None,
 ) -> Dataset:
-    scans = find_scans(root, kind)
-    subjects = [scan.subject for scan in scans]
-    given, said = read_split_file(options.split_file, subjects) if options.split_file else ({}, [])
-    assigned = assign_splits(subjects, options.split, given)
-    scans = sorted(scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: each split is one stretch
-    volumes = kind != "images"
-    decoded = (decoded_volumes if volumes else decoded_images)(root, scans, options, cache, progress)
-    notes = [*said, *(f"left out {path.relative_to(root)}" for path in decoded.left_out), *decoded.notes]
-    numbers = decoded.numbers
-    known = None not in numbers
-    highest = max((number for each in numbers for number in each), default=0) if known else 0
+    root = place if place.is_dir() else place.parent
+    assigned, said = _splits_of(found.scans, options)
+    scans = sorted(found.scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: a split is one stretch
+    decode = decoded_images if found.kind == "images" else decoded_volumes
+    decoded = decode(root, scans, options, cache, progress)
+    left_out = [f"left out {shown(path.relative_to(root))}" for path in decoded.left_out]
+    notes = [*found.notes, *said, *left_out, *decoded.notes]
+    known = None not in decoded.numbers
+    numbers = [number for each in decoded.numbers for number in each] if known else [0]
+    lowest, highest = min(numbers, default=0), max(numbers, default=0)
     slices = (slices_per_subject or highest + 1) if known else None
     splits, start = {}, 0
     for name in SPLITS:
         here = [index for index, scan in enumerate(scans) if assigned[scan.subject] == name]
-        subjects = [scans[index].subject for index in here for _ in decoded.names[index]]
-        names = [slice_name for index in here for slice_name in decoded.names[index]]
-        count = len(names)
-        if not count:
-            notes.append(f"no subject of {root} is in the {name} split")
+        each = [scans[index] for index in here for _ in decoded.names[index]]
+        if not each:
+            notes.append(f"no subject of {shown(place)} is in the {name} split")
             continue
-        sessions = [scans[index].session for index in here for _ in decoded.names[index]]
-        numbers_here = np.array([number for index in here for number in numbers[index]]) if known else None
-        positions = None if numbers_here is None else (numbers_here / max(slices - 1, 1)).astype(np.float32)
+        numbers_here = np.array([number for index in here for number in decoded.numbers[index]]) if known else None
         splits[name] = Split(
-            decoded.images[start : start + count],
-            subjects,
-            names,
+            decoded.images[start : start + len(each)],
+            [scan.subject for scan in each],
+            [slice_name for index in here for slice_name in decoded.names[index]],
             numbers_here,
-            positions,
-            _symmetric(kind, options),
-            sessions=sessions,
+            None if numbers_here is None else positions(numbers_here, lowest, highest),
+            _symmetric(found.kind, options),
+            sessions=[scan.session for scan in each],
+            folders=[scan.label for scan in each],
         )
-        start += count
+        start += len(each)
     if not splits or (required is not None and required not in splits):
         raise UserError(
-            f"{root}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
+            f"{shown(place)}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
         )
     geometry = None if decoded.space is None or options.image_size else _geometry(*decoded.space, options)
-    return Dataset(root.resolve().name, splits, slices, notes, kind, geometry)
+    return Dataset(shown(place.resolve().name), splits, slices, notes, found.kind, geometry)
+
+
+def _splits_of(scans: list[Scan], options: DataOptions) -> tuple[dict[str, str], list[str]]:
+    """The split of each subject, and what the user should know of it."""
+    subjects = [scan.subject for scan in scans]
+    given, notes = read_split_file(options.split_file, subjects) if options.split_file else ({}, [])
+    stated = stated_splits(((scan.subject, scan.split, scan.files[0]) for scan in scans), given)
+    assigned = assign_splits(subjects, options.split, given, stated)
+    if stated:
+        counts = Counter(stated.values())
+        said = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+        cut = [subject for subject in assigned if assigned[subject] == "validate"]
+        without = (
+            f"; {len(cut)} of those for training validate, by a hash of their names" if "validate" not in counts else ""
+        )
+        others = len(assigned) - len(stated)
+        more = f"; {others} of no such folder are for training" if others else ""
+        notes.insert(0, f"splits are those that the folders state: {said} people{more}{without if cut else ''}")
+    return assigned, notes
 
 
 def _symmetric(kind: str, options: DataOptions) -> bool:

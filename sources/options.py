@@ -1,11 +1,14 @@
 """Where slices come from and how they are read, as options that are checked before anything is read."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
 from common.errors import UserError
 from sources.splits import shares_of
 from sources.volumes import VolumeOptions
+
+FOLDER = "folder"  # the condition that is the class which a slice's folders name
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class DataOptions:
     skip_bad: bool = False
     table: str | None = None
     condition: str | None = None
+    contrast: str | None = None
+    subject: str | None = None
 
     @classmethod
     def of(cls, flags: dict[str, Any]) -> "DataOptions":
@@ -46,12 +51,17 @@ class DataOptions:
             raise UserError(f"--spacing is {self.spacing:g}; expected 0.1 to 20 mm")
         if not 1 <= self.slices <= 1024:
             raise UserError(f"--slices is {self.slices}; expected 1 to 1024 of each volume")
-        if (self.table is None) != (not self.conditions):
-            raise UserError("--table and --condition go together: a file, and which of its columns to use")
+        if (self.table is None) != (not set(self.conditions) - {FOLDER}):
+            raise UserError(
+                "--table and --condition go together: a file, and which of its columns to use; without a table there is "
+                f"--condition {FOLDER}"
+            )
         if len(set(self.conditions)) < len(self.conditions) or "position" in self.conditions:
             raise UserError(
                 f"--condition is {self.condition}; expected different columns, none of them called position"
             )
+        if self.subject is not None:
+            check_pattern(self.subject)
         shares_of(self.split)
         if self.slice_range is not None:
             range_of(self.slice_range)
@@ -65,3 +75,13 @@ def range_of(text: str) -> tuple[float, float]:
     if not 0 <= low < high <= 1:
         raise UserError(f"--slice_range is {text}; expected two shares of the axis, low to high, such as 0.3:0.7")
     return low, high
+
+
+def check_pattern(text: str) -> None:
+    """Raise UserError for --subject that is no regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UserError(
+            f"--subject {text}: no regular expression ({error}); expected one whose first group is the person, such as ([^/]+)/"
+        ) from None

@@ -3,21 +3,83 @@
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
 
 from common.errors import UserError
-from dataset import Dataset, Split
+from dataset import SPLITS, Dataset, Split
 
 
-def assign_splits(subjects: Sequence[str], shares: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The split of each subject: what is given, else by a hash of the subject's name, which stays as it is when others come."""
-    train, validate, _ = shares_of(shares)
+def assign_splits(
+    subjects: Sequence[str], shares: str, given: Mapping[str, str], stated: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The split of each subject: what a file gives, else what folders state, else by a hash of the subject's name.
 
-    def by_hash(subject: str) -> str:
-        share = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") / 2**64 * 100
-        return "train" if share < train else "validate" if share < train + validate else "test"
+    A hash stays as it is when others come, and so does the split, with one exception: a split that has a share but would be empty
+    gets the one subject whose hash lies nearest to it, from a split that keeps others (training is filled first, then
+    validation). Where folders state splits, subjects of no folder are for training, and validation is cut from
+    training where it is not stated.
 
-    return {subject: given.get(subject) or by_hash(subject) for subject in dict.fromkeys(subjects)}
+    Args:
+        shares: --split. given: of a split file, by subject. stated: of folders, by subject.
+    """
+    everybody, parts = list(dict.fromkeys(subjects)), dict(zip(SPLITS, shares_of(shares)))
+    stated = stated or {}
+    if not stated:
+        return by_hash(everybody, parts) | {subject: given[subject] for subject in everybody if subject in given}
+    assigned = {subject: stated.get(subject, "train") for subject in everybody}
+    learning = [subject for subject, split in assigned.items() if split == "train"]
+    if "validate" not in assigned.values() and parts["validate"]:
+        assigned |= by_hash(learning, {name: parts[name] for name in ("train", "validate")})
+    return assigned | {subject: given[subject] for subject in everybody if subject in given}
+
+
+def by_hash(subjects: Sequence[str], parts: Mapping[str, float]) -> dict[str, str]:
+    """The split of each subject, where each split gets about its part of all: see `assign_splits`."""
+    whole = 100 / sum(parts.values()) if len(parts) < len(SPLITS) else 1.0
+    places = {
+        subject: int.from_bytes(hashlib.sha256(os.fsencode(subject)).digest()[:8], "big") / 2**64 * 100
+        for subject in subjects
+    }
+    ends = dict(zip(parts, accumulate(part * whole for part in parts.values())))
+    last = [name for name in parts if parts[name]][-1]
+    assigned = {
+        subject: next((name for name, end in ends.items() if place < end), last) for subject, place in places.items()
+    }
+    order = [name for name in parts if parts[name]]
+    for name in order:
+        sizes = Counter(assigned.values())
+        several = [subject for subject in subjects if sizes[assigned[subject]] > 1]
+        later = [subject for subject in subjects if order.index(assigned[subject]) > order.index(name)]
+        if not sizes[name] and (several or later):
+            low, high = ends[name] - parts[name] * whole, ends[name]
+            nearest = min(several or later, key=lambda one: max(low - places[one], places[one] - high))
+            assigned[nearest] = name
+    return assigned
+
+
+def stated_splits(scans: Iterable[tuple[str, str, Path]], decided: Container[str] = ()) -> dict[str, str]:
+    """The split of each subject that folders state; those of no such folder are left out.
+
+    Args:
+        scans: subject, split or "", and a file of it. decided: subjects whose split something else decides.
+
+    Raises:
+        UserError: for a subject in two splits.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    for subject, split, path in scans:
+        first, where = found.setdefault(subject, (split, path)) if split else (split, path)
+        if first != split and subject not in decided:
+            raise UserError(
+                f"{subject} is in both the {first} and the {split} split that the folders state: {where} and {path}; "
+                f"move all scans "
+                "of a person to one split, say whose they are with --subject, or give a --split_file"
+            )
+    return {subject: split for subject, (split, _) in found.items()}
 
 
 def split_table(data: Dataset) -> str:

@@ -50,6 +50,17 @@ class Settings:
         + "; auto recognises it.",
         ("auto", *FORMATS),
     )
+    contrast: str | None = flag(
+        None,
+        "Which scans to take where a folder holds several of a person: T1, T2, FLAIR, PD, a word of their names or "
+        "folders such as MNI, "
+        "or all; the T1 where it is not given.",
+    )
+    subject: str | None = flag(
+        None,
+        "A regular expression whose first group is the person, in the path of each file from --data on, where names are not "
+        "understood by themselves.",
+    )
     axis: str = flag("axial", "Which way volumes are sliced.", tuple(AXES))
     spacing: float = flag(1.0, "Millimetres between voxels that volumes are resampled to.")
     slices: int = flag(32, "Slices of each volume, spread evenly over its central part that holds brain.")

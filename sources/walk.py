@@ -1,0 +1,146 @@
+"""The files below a folder, by one walk for every kind of data: links are followed, what systems leave behind is passed over.
+
+tree = walk(Path("study"))
+tree.volumes, tree.images, tree.others      # in natural order; tree.dangling are those whose content is not here
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from natsort import natsorted
+
+from common.errors import UserError
+from sources.images import SUFFIXES as IMAGE_SUFFIXES
+from sources.volumes import SUFFIXES as VOLUME_SUFFIXES
+
+# surf/ of FreeSurfer holds values of the points of a surface, stored as if they were volumes
+NEVER_ENTERED = {"__MACOSX", "surf", "__pycache__", "node_modules", "lost+found", "@eaDir", "$RECYCLE.BIN"}
+TO_NIFTI = "make NIfTI files of them first, with dcm2niix -z y -o NIFTI {root}, and give --data NIFTI"
+UNPACK = "unpack first, with {tool}, and give the folder"
+# what a file is by the end of its name, and what to do about it
+OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
+    (r"\.(dcm|dicom|ima)(\.gz)?", "DICOM files", TO_NIFTI),
+    (r"\.zip", "archives (.zip)", UNPACK.format(tool="unzip")),
+    (r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))", "archives (.tar)", UNPACK.format(tool="tar -xf")),
+    (r"\.(7z|rar)", "archives (.7z, .rar)", UNPACK.format(tool="7z x")),
+    (r"\.(par|rec)", "Philips PAR/REC files", TO_NIFTI),
+    (r"\.(head|brik)(\.gz)?", "AFNI files", "make NIfTI files of them first, with 3dAFNItoNIFTI"),
+    (r"\.(mnc|mnc2)(\.gz)?", "MINC files", "make NIfTI files of them first, with mnc2nii"),
+    (r"\.(nrrd|nhdr|mha|mhd)", "NRRD or MetaImage files", "make NIfTI files of them first, with SimpleITK or 3D Slicer"),
+    (r"\.(npy|npz|h5|hdf5|mat|pt|pkl|tfrecords?)", "arrays", "save them as NIfTI (nibabel) or PNG (Pillow) first"),
+    (r"\.(gif|webp|jp2|heic|svs|pdf)", "pictures of another kind", "save them as PNG first, with ImageMagick's convert"),
+    (r"\.(gii|annot|label|trk|tck|vtk)", "surfaces or tracts", "they hold no volume"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies below `root`, each list in natural order. dangling: files that are links to what is not there."""
+
+    root: Path
+    volumes: list[Path]
+    images: list[Path]
+    others: list[Path]
+    dangling: frozenset[Path] = frozenset()
+
+    def inner(self, path: Path) -> str:
+        """A file's path from the root on, as it can be printed."""
+        return shown(path.relative_to(self.root))
+
+
+def shown(path: object) -> str:
+    """A path as it can be printed: a name that is no UTF-8 with its bytes escaped."""
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+
+
+def walk(place: Path) -> Tree:
+    """All files below a folder, or the one file that is named.
+
+    A folder that is reached twice counts once, under its own name where it has one there, so links cannot loop.
+
+    Raises:
+        UserError: when a folder cannot be read.
+    """
+    if not place.is_dir():
+        return _sorted_out(place.parent, [place], frozenset())
+    files, dangling, linked = [], set(), []
+    seen, ahead = set(), [str(place)]
+    while ahead or linked:
+        folder = ahead.pop() if ahead else linked.pop(0)
+        about = os.stat(folder)
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for entry in _entries(folder):
+            if entry.name.startswith(".") or entry.name in NEVER_ENTERED:
+                continue
+            if entry.is_dir():
+                (linked if entry.is_symlink() else ahead).append(entry.path)
+                continue
+            files.append(Path(entry.path))
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                dangling.add(files[-1])
+    return _sorted_out(place, files, frozenset(dangling))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{shown(folder)}: the folder cannot be read ({error.strerror}); mend its permissions"
+        ) from None
+
+
+def _sorted_out(root: Path, files: Iterable[Path], dangling: frozenset[Path]) -> Tree:
+    volumes, images, others = [], [], []
+    for path in natsorted(files, key=lambda path: shown(path.relative_to(root))):
+        name = path.name.lower()
+        kind = (
+            volumes if name.endswith(VOLUME_SUFFIXES) else images if path.suffix.lower() in IMAGE_SUFFIXES else others
+        )
+        kind.append(path)
+    return Tree(root, volumes, images, others, dangling)
+
+
+def other_kinds(tree: Tree) -> list[tuple[int, str, Path, str]]:
+    """Files that hold pictures, but are of no kind that is read: how many, what they are, an example, what to do; most first."""
+    found: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], Path] = {}
+    for path in tree.others:
+        kind = _other_kind(path)
+        if kind is not None:
+            found[kind] += 1
+            example.setdefault(kind, path)
+    return [
+        (count, what, example[what, todo], todo.format(root=shown(tree.root)))
+        for (what, todo), count in found.most_common()
+    ]
+
+
+def _other_kind(path: Path) -> tuple[str, str] | None:
+    for pattern, what, todo in OTHER_KINDS:
+        if re.search(pattern + "$", path.name, re.IGNORECASE):
+            return what, todo
+    if re.search(r"\.[A-Za-z]\w*$", path.name) is None and _is_dicom(path):
+        return OTHER_KINDS[0][1:]
+    return None
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file without an ending is DICOM, by its magic word."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def first_few(paths: Sequence[Path], tree: Tree, count: int = 1) -> str:
+    """The first paths from the root on, in one line."""
+    return ", ".join(tree.inner(path) for path in paths[:count]) + (", ..." if len(paths) > count > 1 else "")
