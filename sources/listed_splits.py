@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset import SPLITS
-from sources.matching import counted, match, some
+from sources.matching import Matches, counted, match, some
 from sources.tables import Row, Table, read_table
 
 OTHER_WORDS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate"}
@@ -62,7 +62,7 @@ def read_split_file(path: str | Path, subjects: Sequence[str]) -> tuple[dict[str
             f"--split_file {path}: no row of it names anybody of the data; its column {column} holds "
             f"{some([listed for listed, _, _ in given])}, the data {some(subjects)}"
         )
-    return splits, [*_notes(Path(path).name, given, persons, subjects, found.unclear), *table.notes]
+    return splits, [*_notes(Path(path).name, given, persons, subjects, found), *table.notes]
 
 
 def _notes(
@@ -70,20 +70,18 @@ def _notes(
     given: Sequence[tuple[str, str, Row]],
     persons: dict[str, str],
     subjects: Sequence[str],
-    unclear: dict[str, tuple[str, ...]],
+    found: Matches,
 ) -> list[str]:
     notes = []
     nobody = [
-        f"{listed} (line {row.line})" for listed, _, row in given if listed not in persons and listed not in unclear
+        f"{listed} (line {row.line})"
+        for listed, _, row in given
+        if listed not in persons and listed not in found.unclear
     ]
     if nobody:
         notes.append(f"{name}: {counted(len(nobody), 'row')} of {len(given)} name nobody of the data: {some(nobody)}")
-    if unclear:
-        listed, people = next(iter(unclear.items()))
-        notes.append(
-            f"{name}: {counted(len(unclear), 'id')} may mean several people and {'is' if len(unclear) == 1 else 'are'} not used, "
-            f"such as {listed}, which may be {some(people, 'or')}"
-        )
+    if found.unclear:
+        notes += [f"{name}: {said}" for said in Matches(unclear=found.unclear).sentences()]
     named = set(persons.values())
     unnamed = [subject for subject in subjects if subject not in named]
     if unnamed:

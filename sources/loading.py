@@ -1,6 +1,5 @@
 """Whatever holds slices, as a `Dataset`: the built-in cohort where no folder is given."""
 
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from common.errors import UserError
 from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
-from sources.conditions import Condition, join, read_table
+from sources.conditions import Condition, join, read_conditions
 from sources.decoding import decoded_images, decoded_volumes
 from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.listed_splits import read_split_file
@@ -158,22 +157,18 @@ def with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condit
     Raises:
         UserError: when the table cannot be read, or says nothing of the data's subjects.
     """
-    table = read_table(options.table, options.conditions)
-    pairs = [
-        (subject, re.sub(r"_slice_\d+.*$", "", name))
-        for split in data.splits.values()
-        for subject, name in zip(split.subjects, split.names)
-    ]
-    found, values = join(table, options.conditions, *zip(*pairs), known=known)
+    table = read_conditions(options.table, options.conditions)
+    subjects = [subject for split in data.splits.values() for subject in split.subjects]
+    sessions = [session for split in data.splits.values() for session in split.sessions or [""] * len(split)]
+    joined = join(table, options.conditions, subjects, sessions, known)
+    for note in joined.notes:
+        print(note if note.startswith("condition ") else f"table {Path(options.table).name}: {note}", flush=True)
     splits, start = {}, 0
     for name, split in data.splits.items():
         here = slice(start, start + len(split))
-        splits[name] = replace(split, conditions={column: each[here] for column, each in values.items()})
+        splits[name] = replace(split, conditions={column: each[here] for column, each in joined.values.items()})
         start += len(split)
-    for column, condition in found.items():
-        unknown = {subject for (subject, _), value in zip(pairs, values[column]) if np.isnan(value)}
-        print(f"condition {column}: {condition}; unknown of {len(unknown)} of {len({s for s, _ in pairs})} subjects")
-    return replace(data, splits=splits, conditions=found)
+    return replace(data, splits=splits, conditions=joined.conditions)
 
 
 def describe(data: Dataset) -> str:

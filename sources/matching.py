@@ -42,11 +42,13 @@ class Matches:
     person: by listed id, the person of the data that it means.
     unclear: by listed id, the people of the data that it may mean, where nothing decides between them.
     rivals: by person, the different listed ids that may mean this one, where nothing decides between them.
+    step: by listed id in `person`, the comparison that found it: 0 the strongest.
     """
 
     person: dict[str, str] = field(default_factory=dict)
     unclear: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rivals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    step: dict[str, int] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
         """What is to be said of the ids that nothing decides on: a line of each kind, with a count and an example."""
@@ -54,14 +56,14 @@ class Matches:
         if self.unclear:
             listed, people = next(iter(self.unclear.items()))
             said.append(
-                f"{counted(len(self.unclear), 'id')} of it may mean several people of the data and {_is(self.unclear)} not used, "
-                f"such as {listed or 'the empty one'}, which may be {some(people, 'or')}"
+                f"{counted(len(self.unclear), 'id')} of it may mean several people of the data and "
+                f"{'is' if len(self.unclear) == 1 else 'are'} not used, such as {listed}, which may be {some(people, 'or')}"
             )
         if self.rivals:
             person, listed = next(iter(self.rivals.items()))
             said.append(
-                f"{counted(len(self.rivals), 'person', 'people')} of the data may be several of its ids, none of which "
-                f"{_is(listed)} used, such as {person}, who may be {some(listed, 'or')}"
+                f"{counted(len(self.rivals), 'person', 'people')} of the data may be several of its ids, none of which is used, "
+                f"such as {person}, who may be {some(listed, 'or')}"
             )
         return said
 
@@ -89,7 +91,8 @@ def match(listed: Sequence[str], people: Sequence[str]) -> Matches:
     """
     found = Matches()
     waiting, free = [text for text in dict.fromkeys(listed) if text.strip()], list(dict.fromkeys(people))
-    for keys, again in ((_exact, True), (_same, True), (_loose, False), (_numbers, False), (_inside, False)):
+    comparisons = ((_exact, True), (_same, True), (_loose, False), (_numbers, False), (_inside, False))
+    for step, (keys, again) in enumerate(comparisons):
         candidates = keys(waiting, list(dict.fromkeys(people)) if again else free)
         sure = {text: found_people[0] for text, found_people in candidates.items() if len(found_people) == 1}
         found.unclear.update({text: tuple(some) for text, some in candidates.items() if len(some) > 1})
@@ -98,6 +101,7 @@ def match(listed: Sequence[str], people: Sequence[str]) -> Matches:
         if not again:
             sure = _without_rivals(sure, found)
         found.person.update(sure)
+        found.step.update(dict.fromkeys(sure, step))
         taken = {*sure.values(), *found.rivals, *(one for some in found.unclear.values() for one in some)}
         waiting = [text for text in waiting if text not in candidates]
         free = [person for person in free if person not in taken]
@@ -230,7 +234,3 @@ def some(texts: Sequence[str], last: str = "and", shown: int = SHOWN) -> str:
     if len(texts) > shown:
         return ", ".join(texts[:shown]) + f" {last} {len(texts) - shown:,} more"
     return f" {last} ".join(filter(None, [", ".join(texts[:-1]), texts[-1]])) if texts else ""
-
-
-def _is(several: Sequence[str] | dict) -> str:
-    return "is" if len(several) == 1 else "are"

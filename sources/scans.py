@@ -10,6 +10,7 @@ from natsort import natsorted
 
 from common.errors import UserError
 from sources.identity import identify
+from sources.matching import counted
 from sources.names import Whose
 from sources.planes import is_plane
 from sources.selection import one_contrast, scans_by_name, stems_of
@@ -206,15 +207,16 @@ def _grouping(whose: list[Whose], tree: Tree) -> str:
     paths: dict[str, list[Path]] = defaultdict(list)
     for one in whose:
         paths[one.person].append(one.path)
-    how = Counter({name: len({one.person for one in whose if one.how == name}) for name in {one.how for one in whose}})
-    count = " and ".join(f"{number} by {name}" for name, number in how.most_common())
+    people = {how: {one.person for one in whose if one.how == how} for how in dict.fromkeys(one.how for one in whose)}
+    by = " and ".join(f"{len(some)} by {how}" if len(people) > 1 else f"by {how}" for how, some in people.items())
     examples = ", ".join(
         f"`{shown(person)}` <- {tree.inner(some[0])}" + (f" and {len(some) - 1} more" if len(some) > 1 else "")
         for person, some in list(paths.items())[:2]
     )
-    people = "person" if len(paths) == 1 else "people"
-    return f"whose scan: {len(paths)} {people} ({count}), such as {examples}; wrong? name the person by folder, or give
-    --subject REGEX"
+    return (
+        f"whose scan: {counted(len(paths), 'person', 'people')} {by}, such as {examples}; wrong? name the person by folder, or "
+        "give --subject REGEX"
+    )
 
 
 def _volume_scans(whose: Sequence[Whose], root: Path) -> list[Scan]:

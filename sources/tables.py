@@ -30,8 +30,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds. columns: names in lower case, stripped. notes: what the user should know of how it was read."""
+    """What a file holds. source: flag and file, for messages. columns: names in lower case, stripped. notes: what the user should
+    know of how it was read."""
 
+    source: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
@@ -54,7 +56,7 @@ def read_table(path: str | Path, flag: str) -> Table:
     if len(lines) < 2:
         raise UserError(f"{flag} {path}: it has no rows; expected a line of column names and a line a subject")
     (names, _), *rest = lines
-    names, said = _fitting_names([name.strip() for name in names], rest, separator)
+    names, said = _fitting_names(names, rest, separator)
     rows = []
     for cells, line in rest:
         if any(cell.strip() for cell in cells[len(names) :]):
@@ -72,7 +74,9 @@ def read_table(path: str | Path, flag: str) -> Table:
     repeated = [name for name, count in Counter(name.lower() for name in names if name).items() if count > 1]
     if repeated:
         said.append(f"of the columns that are all called {repeated[0]} the last is read")
-    return Table(tuple(dict.fromkeys(name.lower() for name in names if name)), tuple(rows), (*notes, *said))
+    return Table(
+        f"{flag} {path}", tuple(dict.fromkeys(name.lower() for name in names if name)), tuple(rows), (*notes, *said)
+    )
 
 
 def _text(path: Path, flag: str) -> tuple[str, list[str]]:
@@ -123,8 +127,10 @@ def _fitting_names(
             column = next(name for name in joined if separator in name)
             return [name.strip() for name in joined], [f"{column!r} was read as the name of one column"]
         if len(names) + 1 == max(lengths):
-            return ["row name", *names], ["its first column has no name, and is called 'row name'"]
-    return names, []
+            return ["row name", *(name.strip() for name in names)], [
+                "its first column has no name, and is called row name here"
+            ]
+    return [name.strip() for name in names], []
 
 
 def _unreadable(path: Path, flag: str, why: str) -> UserError:

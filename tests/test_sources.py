@@ -16,7 +16,7 @@ import train
 from common.errors import UserError
 from scoring.evaluation import Effort, groups
 from sources import DataOptions, load
-from sources.conditions import Condition, join, parse_where, read_table
+from sources.conditions import Condition, join, parse_where, read_conditions
 from sources.decoding import common_size
 from sources.listed_splits import read_split_file
 from sources.scans import find_scans, recognised
@@ -382,10 +382,10 @@ def test_tables_are_joined_by_subject_and_kinds_are_inferred(tmp_path):
     rows = ["ID,M/F,Age,CDR", "OAS1_0001_MR1,F,74,0", "OAS1_0002_MR1,M,55,0.5", "OAS1_0002_MR2,M,56,1"]
     rows += [f"OAS1_{i:04d}_MR1,F,{20 + i}," for i in range(3, 15)]
     (tmp_path / "oasis.csv").write_text("\n".join(rows))
-    table = read_table(tmp_path / "oasis.csv", ["cdr", "Age", "m/f"])
+    table = read_conditions(tmp_path / "oasis.csv", ["cdr", "Age", "m/f"])
     subjects = ["OAS1_0001", "OAS1_0002", "OAS1_0002", "OAS1_0003", *(f"{i:03d}" for i in range(4, 15)), "999"]
-    scans = ["OAS1_0001_MR1", "OAS1_0002_MR1", "OAS1_0002_MR2", "OAS1_0003_MR1", *subjects[4:]]
-    found, values = join(table, ["cdr", "Age", "m/f"], subjects, scans)
+    sessions = ["MR1", "MR1", "MR2", "MR1", *[""] * len(subjects[4:])]
+    found, values, _ = join(table, ["cdr", "Age", "m/f"], subjects, sessions)
     assert found["cdr"] == Condition(("0", "0.5", "1")) and found["m/f"] == Condition(("F", "M"))
     assert found["Age"] == Condition((), 23.0, 74.0)
     assert values["cdr"][:3].tolist() == [0, 1, 2] and np.isnan(values["cdr"][3:]).all()
@@ -399,10 +399,10 @@ def test_tables_are_joined_by_subject_and_kinds_are_inferred(tmp_path):
     again = Condition.from_json(json.loads(json.dumps(found["Age"].as_json())))
     assert again == found["Age"] and Condition.from_json(found["cdr"].as_json()) == found["cdr"]
     with pytest.raises(UserError, match="no column weight; it has id, m/f, age, cdr"):
-        read_table(tmp_path / "oasis.csv", ["weight"])
+        read_conditions(tmp_path / "oasis.csv", ["weight"])
     with pytest.raises(UserError, match="none of its subjects"):
-        join(table, ["cdr"], ["nobody"], ["nobody"])
-    known = join(table, ["cdr"], subjects, scans, {"cdr": Condition(("0", "1"))})[1]["cdr"]
+        join(table, ["cdr"], ["nobody"], [""])
+    known = join(table, ["cdr"], subjects, sessions, {"cdr": Condition(("0", "1"))}).values["cdr"]
     assert known[:1].tolist() == [0] and np.isnan(known[1]) and known[2] == 1
 
 
