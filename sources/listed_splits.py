@@ -4,25 +4,16 @@ splits, notes = read_split_file("split.csv", ["sub-01", "sub-02"])     # {"sub-0
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
 from dataset import SPLITS
-from sources.matching import Matches, counted, match, some
-from sources.tables import Row, Table, read_table
+from sources.matching import counted, some
+from sources.rows import Joint, joined_by
+from sources.tables import Row, read_table
 
 OTHER_WORDS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate"}
-SUBJECT_COLUMNS = (
-    "subject",
-    "participant_id",
-    "subject_id",
-    "subject id",
-    "subjectid",
-    "participant",
-    "patient",
-    "patient_id",
-    "id",
-)
 
 
 def read_split_file(path: str | Path, subjects: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -42,9 +33,14 @@ def read_split_file(path: str | Path, subjects: Sequence[str]) -> tuple[dict[str
     """
     subjects = list(dict.fromkeys(subjects))
     table = read_table(path, "--split_file")
-    column = _subject_column(table, path)
-    given = [(row.cells[column], _split_of(row, column, path), row) for row in table.rows]
-    found = match([listed for listed, _, _ in given], subjects)
+    if "split" not in table.columns:
+        raise UserError(
+            f"--split_file {path}: it has the columns {some(table.columns, shown=9)}; expected the columns subject and split, "
+            "as in a run's split.csv"
+        )
+    joint = joined_by(table, ["split"], subjects)
+    found = joint.matches
+    given = [(row.cells[joint.column], _split_of(row, joint.column, path), row) for row in table.rows]
     rows: dict[str, tuple[str, Row, str]] = {}
     persons = found.person | {listed: person for person, several in found.rivals.items() for listed in several}
     named = set(persons.values())
@@ -57,32 +53,17 @@ def read_split_file(path: str | Path, subjects: Sequence[str]) -> tuple[dict[str
                 f"into {split}" + (f", and both mean {person}" if before[0] != listed else "") + "; leave one of them"
             )
     splits = {subject: rows[subject][2] for subject in subjects if subject in named}
-    if not splits:
-        raise UserError(
-            f"--split_file {path}: no row of it names anybody of the data; its column {column} holds "
-            f"{some([listed for listed, _, _ in given])}, the data {some(subjects)}"
-        )
-    return splits, [*_notes(Path(path).name, given, persons, subjects, found), *table.notes]
+    return splits, [*_notes(Path(path).name, joint, given, subjects, named), *table.notes]
 
 
 def _notes(
-    name: str,
-    given: Sequence[tuple[str, str, Row]],
-    persons: dict[str, str],
-    subjects: Sequence[str],
-    found: Matches,
+    name: str, joint: Joint, given: Sequence[tuple[str, str, Row]], subjects: Sequence[str], named: set[str]
 ) -> list[str]:
-    notes = []
-    nobody = [
-        f"{listed} (line {row.line})"
-        for listed, _, row in given
-        if listed not in persons and listed not in found.unclear
-    ]
-    if nobody:
-        notes.append(f"{name}: {counted(len(nobody), 'row')} of {len(given)} name nobody of the data: {some(nobody)}")
-    if found.unclear:
-        notes += [f"{name}: {said}" for said in Matches(unclear=found.unclear).sentences()]
-    named = set(persons.values())
+    notes = [f"{name}: {said}" for said in replace(joint.matches, rivals={}).sentences()]
+    lines = {listed: row.line for listed, _, row in reversed(given)}
+    strangers = [f"{listed} (line {lines[listed]})" for listed in joint.strangers]
+    if strangers:
+        notes.append(f"{name}: rows that name nobody of the data: {len(strangers)} of {len(given)}, {some(strangers)}")
     unnamed = [subject for subject in subjects if subject not in named]
     if unnamed:
         notes.append(
@@ -92,21 +73,11 @@ def _notes(
     return notes
 
 
-def _subject_column(table: Table, path: str | Path) -> str:
-    column = next((name for name in SUBJECT_COLUMNS if name in table.columns), None)
-    if column is None or "split" not in table.columns:
-        raise UserError(
-            f"--split_file {path}: it has the columns {some(table.columns, shown=9)}; expected the columns subject and split, "
-            "as in a run's split.csv"
-        )
-    return column
-
-
 def _split_of(row: Row, column: str, path: str | Path) -> str:
     said = row.cells["split"]
     split = OTHER_WORDS.get(said.lower(), said.lower())
     if split not in SPLITS:
         raise UserError(
-            f"--split_file {path}: subject {row.cells[column]} has the split {said or 'of no name'}; expected {', '.join(SPLITS)}"
+            f"--split_file {path}: subject {row.cells[column]} has the split {said or '(empty)'}; expected {', '.join(SPLITS)}"
         )
     return split

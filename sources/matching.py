@@ -42,16 +42,18 @@ class Matches:
     person: by listed id, the person of the data that it means.
     unclear: by listed id, the people of the data that it may mean, where nothing decides between them.
     rivals: by person, the different listed ids that may mean this one, where nothing decides between them.
+    outdone: by listed id that is not used, the person whom it nearly names and whom another id names exactly.
     step: by listed id in `person`, the comparison that found it: 0 the strongest.
     """
 
     person: dict[str, str] = field(default_factory=dict)
     unclear: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rivals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    outdone: dict[str, str] = field(default_factory=dict)
     step: dict[str, int] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
-        """What is to be said of the ids that nothing decides on: a line of each kind, with a count and an example."""
+        """What is to be said of the ids that are not used: a line of each kind, with a count and an example."""
         said = []
         if self.unclear:
             listed, people = next(iter(self.unclear.items()))
@@ -64,6 +66,12 @@ class Matches:
             said.append(
                 f"{counted(len(self.rivals), 'person', 'people')} of the data may be several of its ids, none of which is used, "
                 f"such as {person}, who may be {some(listed, 'or')}"
+            )
+        if self.outdone:
+            listed, person = next(iter(self.outdone.items()))
+            said.append(
+                f"{counted(len(self.outdone), 'id')} of it, such as {listed}, not used: the person it nearly names, {person}, is "
+                "named exactly by another"
             )
         return said
 
@@ -105,6 +113,8 @@ def match(listed: Sequence[str], people: Sequence[str]) -> Matches:
         taken = {*sure.values(), *found.rivals, *(one for some in found.unclear.values() for one in some)}
         waiting = [text for text in waiting if text not in candidates]
         free = [person for person in free if person not in taken]
+    named = {loose(person): person for person in found.person.values()}
+    found.outdone.update({text: named[loose(text)] for text in waiting if loose(text) in named})
     return found
 
 

@@ -27,6 +27,7 @@ SESSIONS = re.compile(
     rf"(?:{GAP}{LABEL})?"
 )
 WORTH = (1.0, 1.0, 0.6, 0.5, 0.5)  # of a match, by the comparison of `sources.matching` that found it
+CONTESTED = 0.1  # of a person whom several ids of it may mean
 DIFFERENT = 0.9  # share of the cells of a column of codes that differ, at least, where each may name a person
 BY_CHANCE = (
     0.5  # share of the cells or people, at least, that a column of words has to match to be taken for one of subjects
@@ -49,12 +50,20 @@ class Joint:
         return [self.matches.person.get(cell, "") for cell in self.cells]
 
     @property
+    def strangers(self) -> list[str]:
+        """Ids that name nobody of the data."""
+        matches = self.matches
+        rivals = {listed for several in matches.rivals.values() for listed in several}
+        used = {"", *matches.person, *matches.unclear, *matches.outdone, *rivals}
+        return [cell for cell in dict.fromkeys(self.cells) if cell not in used]
+
+    @property
     def worth(self) -> float:
         """The more people it names, and the more surely, the more it is worth."""
         best: dict[str, float] = {}
         for listed, person in self.matches.person.items():
             best[person] = max(best.get(person, 0.0), WORTH[self.matches.step[listed]])
-        return sum(best.values())
+        return sum(best.values()) + CONTESTED * len(self.matches.rivals)
 
 
 @dataclass
@@ -76,7 +85,7 @@ def rows_of(table: Table, wanted: Sequence[str], units: Sequence[Unit]) -> tuple
         UserError: when no column names people of the data, or two rows of one unit differ in a wanted column.
     """
     people = list(dict.fromkeys(person for person, _ in units))
-    joint = _joint(table, wanted, people)
+    joint = joined_by(table, wanted, people)
     column, sessions = _sessions(table, wanted, joint, units)
     of_person: dict[str, list[tuple[str, Row]]] = {}
     for person, session, row in zip(joint.people, sessions, table.rows):
@@ -87,11 +96,11 @@ def rows_of(table: Table, wanted: Sequence[str], units: Sequence[Unit]) -> tuple
     notes = [*table.notes, *_of_people(joint, people), *joint.matches.sentences(), *_of_sessions(column, choices)]
     found = [choices[unit].rows[0] if choices[unit].rows else None for unit in units]
     if not any(found):
-        raise UserError(f"{table.source}: {notes[-1]}; none of its rows is of a session of the data")
+        raise UserError(f"{table.source}: none of its rows speaks of a scan of the data: {'; '.join(notes)}")
     return found, notes
 
 
-def _joint(table: Table, wanted: Sequence[str], people: Sequence[str]) -> Joint:
+def joined_by(table: Table, wanted: Sequence[str], people: Sequence[str]) -> Joint:
     """The column that names people: by what it is called, else by what it holds."""
     called, tried = [], []
     for column in table.columns:
@@ -232,7 +241,7 @@ def _check_agreement(table: Table, wanted: Sequence[str], unit: Unit, rows: Sequ
 def _of_people(joint: Joint, people: Sequence[str]) -> list[str]:
     found = set(joint.people) - {""}
     missing = [person for person in people if person not in found]
-    strangers = list(dict.fromkeys(cell for cell, person in zip(joint.cells, joint.people) if cell and not person))
+    strangers = joint.strangers
     said = f"its column {joint.column} names {len(found)} of {counted(len(people), 'subject')} of the data"
     if missing:
         said += f", and not {some(missing)}"

@@ -47,7 +47,9 @@ def read_table(path: str | Path, flag: str) -> Table:
     """
     path = Path(path)
     text, notes = _text(path, flag)
-    separator = _separator(text)
+    told = re.match(r"sep=(.)\r?\n", text)  # by Excel, which reads it too
+    text = text[told.end() :] if told else text
+    separator = told[1] if told else _separator(text)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         lines = [(cells, reader.line_num) for cells in reader if any(cell.strip() for cell in cells)]
@@ -62,13 +64,13 @@ def read_table(path: str | Path, flag: str) -> Table:
         if any(cell.strip() for cell in cells[len(names) :]):
             raise UserError(
                 f"{flag} {path}: line {line} has {len(cells)} cells, the line of column names {len(names)}; put cells that "
-                f"hold {SEPARATORS[separator]} in quotes"
+                f"hold {SEPARATORS.get(separator, separator)} in quotes"
             )
         cells = [*cells, *[""] * (len(names) - len(cells))]
         rows.append(Row({name.lower(): cell.strip() for name, cell in zip(names, cells) if name}, line))
     expected = "\t" if path.suffix.lower() == ".tsv" else ","
     if separator != expected and len(names) > 1:
-        said = [f"its cells are separated by {SEPARATORS[separator]}", *said]
+        said = [f"its cells are separated by {SEPARATORS.get(separator, separator)}", *said]
     if not any(names):
         raise UserError(f"{flag} {path}: its first line holds no column names")
     repeated = [name for name, count in Counter(name.lower() for name in names if name).items() if count > 1]
