@@ -53,7 +53,8 @@ def identify(
     _name_people(unknown, stacks)
     found = [each.whose for each in names]
     found = _apart_where_counted_anew(found, lambda one: one.label)
-    return _apart_where_counted_anew(_each_by_itself(found, root), lambda one: one.split)
+    found = _apart_where_counted_anew(_each_by_itself(found, root), lambda one: one.split)
+    return _with_labels(found, ["/".join(each.before) for each in names])
 
 
 def _by_pattern(path: Path, root: Path, pattern: str) -> dict[str, object]:
@@ -94,7 +95,7 @@ def _name_people(names: list[Names], stacks: bool) -> None:
     named = bool(names) and sum(each.named for each in names) >= 0.8 * len(names)
     best = _most_telling(values, stacks, named)
     weak = {each.weak[0] for each in names if each.weak}
-    if len(set(values[best])) < 2 <= len(weak):
+    if len(set(filter(None, values[best]))) < 2 <= len(weak):
         for each in names:
             each.folders = [(each.weak[0], ())] if each.weak else each.folders
         best = 0
@@ -116,6 +117,7 @@ def _name_people(names: list[Names], stacks: bool) -> None:
             value = "/".join(filter(None, [one.label, value or stem])) or NOBODY
         elif len(places[value]) == 1:
             value = "/".join((*before, value))
+        each.before = before
         each.whose = replace(one, person=value, how=how)
 
 
@@ -157,6 +159,13 @@ def _are_people(names: set[str], images: bool) -> bool:
 
 
 # --------------------------------------------------------------------------- one name in several places
+
+
+def _with_labels(found: list[Whose], above: list[str]) -> list[Whose]:
+    """Where no folder is called like a class, the folders above people are their classes, if they divide people."""
+    if any(one.label for one in found) or not 1 < len(set(above)) < len({one.person for one in found}):
+        return found
+    return [replace(one, label=name) for one, name in zip(found, above)]
 
 
 def _each_by_itself(found: list[Whose], root: Path) -> list[Whose]:

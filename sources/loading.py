@@ -11,11 +11,11 @@ from common.errors import UserError
 from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
-from sources.conditions import Condition, join, read_conditions
+from sources.conditions import Condition, Joined, join, read_conditions
 from sources.decoding import decoded_images, decoded_volumes
 from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.listed_splits import read_split_file
-from sources.options import DataOptions
+from sources.options import FOLDER, DataOptions
 from sources.scans import FORMATS, Found, Scan, slice_set_in, survey
 from sources.slice_numbers import positions
 from sources.slice_set import load_slice_set
@@ -69,9 +69,7 @@ def _check_place(place: Path) -> None:
         return
     if place.is_file():
         for _, what, _, todo in other_kinds(walk(place)):
-            raise UserError(
-                f"{shown(place)}: a file of the kind {what}; expected a folder, a volume or an image; {todo}"
-            )
+            raise UserError(f"{shown(place)}: a {what}; expected a folder, a volume or an image; {todo}")
     raise UserError(f"{shown(place)}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
 
 
@@ -157,18 +155,50 @@ def with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condit
     Raises:
         UserError: when the table cannot be read, or says nothing of the data's subjects.
     """
-    table = read_conditions(options.table, options.conditions)
-    subjects = [subject for split in data.splits.values() for subject in split.subjects]
-    sessions = [session for split in data.splits.values() for session in split.sessions or [""] * len(split)]
-    joined = join(table, options.conditions, subjects, sessions, known)
-    for note in joined.notes:
-        print(note if note.startswith("condition ") else f"table {Path(options.table).name}: {note}", flush=True)
+    columns = [name for name in options.conditions if name != FOLDER]
+    found, values, notes = _of_folders(data, known) if FOLDER in options.conditions else ({}, {}, [])
+    if columns:
+        joined = _of_table(data, options.table, columns, known)
+        found, values, notes = found | joined.conditions, values | joined.values, [*notes, *joined.notes]
+    for note in notes:
+        print(note, flush=True)
     splits, start = {}, 0
     for name, split in data.splits.items():
         here = slice(start, start + len(split))
-        splits[name] = replace(split, conditions={column: each[here] for column, each in joined.values.items()})
+        splits[name] = replace(split, conditions={column: values[column][here] for column in options.conditions})
         start += len(split)
-    return replace(data, splits=splits, conditions=joined.conditions)
+    return replace(data, splits=splits, conditions={name: found[name] for name in options.conditions})
+
+
+def _of_table(data: Dataset, path: str, columns: list[str], known: dict[str, Condition] | None) -> Joined:
+    """What columns of a table say of each slice, and what is to be said of them."""
+    table = read_conditions(path, columns)
+    subjects = [subject for split in data.splits.values() for subject in split.subjects]
+    sessions = [session for split in data.splits.values() for session in split.sessions or [""] * len(split)]
+    joined = join(table, columns, subjects, sessions, known)
+    named = [note if note.startswith("condition ") else f"table {Path(path).name}: {note}" for note in joined.notes]
+    return joined._replace(notes=named)
+
+
+def _of_folders(
+    data: Dataset, known: dict[str, Condition] | None
+) -> tuple[dict[str, Condition], dict[str, np.ndarray], list[str]]:
+    """The class that folders name as a condition, its value of each slice, and what is to be said of it.
+
+    Raises:
+        UserError: when no folders tell classes apart.
+    """
+    labels = [label for split in data.splits.values() for label in split.folders or [""] * len(split)]
+    condition = (known or {}).get(FOLDER) or Condition(tuple(sorted({*labels} - {""})))
+    if len(condition.classes) < 2:
+        raise UserError(
+            f"--condition {FOLDER}: no folders of {data.title} tell classes apart; expected folders such as AD/ and CN/ with the "
+            "scans of different people in them"
+        )
+    encoded = {label: condition.encoded_or_missing(label) for label in {*labels}}
+    values = np.array([encoded[label] for label in labels], np.float32)
+    unknown = f"unknown of {int(np.isnan(values).sum())} of {len(values)} slices"
+    return {FOLDER: condition}, {FOLDER: values}, [f"condition {FOLDER}: {condition}; {unknown}"]
 
 
 def describe(data: Dataset) -> str:

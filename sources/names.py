@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sources.words import (
+    CHANNEL,
     DATE,
     FREESURFER,
+    SHORT_VISIT,
     STRUCTURE,
     VERSIONS,
     VISIT,
@@ -28,7 +30,7 @@ IDS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"(OAS[12]_\d{4})(?:_(MR\d+))?",
-        r"(?<![A-Z0-9-])(OAS[34]\d{4})(?:_[A-Z]+\d*)*?(?:_(d\d{4}))?(?![A-Z0-9])",
+        r"(OAS[34]\d{4})(?:(?:_[A-Z]+\d*){0,3}?_(d\d{4}))?(?!\d)",
         r"(?<!\d)(\d{3}_S_\d{4,5})(?!\d)",
         r"(?<![A-Z0-9])(IXI\d{3})(?!\d)",
         r"(TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4})(?:[-_](\d{8}))?",
@@ -49,8 +51,12 @@ PERSON = re.compile(rf"(?:^|(?<=[_\-\s.]))((?:{PERSON_WORDS})[ _-]?\d+)(?![A-Za-
 SLICE = re.compile(
     r"(?:^|[_\-. ])(?:slice|slc|sl|axial|coronal|sagittal|img|image|z|s)[_-]?(\d+)(?=[_\-. ]|$)", re.IGNORECASE
 )
+FIRST_NUMBER = re.compile(r"(\d+)[_\-. ]+(?=\D+$)")
 LAST_NUMBER = re.compile(r"[_\-. (]*(\d+)\)?$")
-VISIT_INSIDE = re.compile(rf"(?:^|(?<=[_\-. ]))({VISIT.pattern}|{DATE.pattern})(?=[_\-. ]|$)", re.IGNORECASE)
+VISIT_INSIDE = re.compile(
+    rf"(?:(?:^|(?<=[_\-. ]))({VISIT.pattern}|{DATE.pattern})|(?<=[_\-])({SHORT_VISIT.pattern}))(?=[_\-. ]|$)",
+    re.IGNORECASE,
+)
 BIDS_VERSION = re.compile(r"_((?:space|desc|res|den)-[^_]+)")
 
 
@@ -121,6 +127,7 @@ def names_of(
             visits.append(_day(name))
         elif kind == "weak":
             found.weak.append(name)
+            visits += [name] if SHORT_VISIT.fullmatch(name) else []
         elif kind in ("group", ""):
             if kind == "":
                 bare, inside = _without_visits(name)
@@ -131,6 +138,9 @@ def names_of(
     free = told[-2:].count("mri") and stem in FREESURFER
     version = ((stem,) if stem != "T1" else ()) if free else _version(stem, told) + ((made_by,) if made_by else ())
     contrast = "T1" if free else contrast_of(told, stem)
+    if CHANNEL.fullmatch(stem) and any(name.startswith("images") for name in parts[:-1]):
+        stem, channel = CHANNEL.fullmatch(stem).groups()
+        contrast = f"channel {channel}"
     person, visit, certain, rest = _known(parts[:-1], stem)
     rest, inside = _without_visits(rest)
     number = None
@@ -139,7 +149,8 @@ def names_of(
     session = visit or "/".join([*visits, *inside])
     found.named = not person and PERSON.search(rest) is not None
     found.base = PERSON.search(rest)[1] if found.named else "" if free else _bare(rest, STRUCTURE)
-    found.before = tuple(before)
+    above = [place for place, name in enumerate(before) if person and person.lower() in name.lower()]
+    found.before = tuple(before[: above[0]] if above else before)
     label = "/".join(labels)
     found.whose = Whose(
         path, person, session, split, label, contrast, version, number, BY_ID if certain else BY_FOLDER, certain
@@ -182,7 +193,7 @@ def _day(visit: str) -> str:
 
 
 def _without_visits(text: str) -> tuple[str, list[str]]:
-    visits = [_day(found[1]) for found in VISIT_INSIDE.finditer(text)]
+    visits = [_day(found[0]) for found in VISIT_INSIDE.finditer(text)]
     return (VISIT_INSIDE.sub("", text).strip("_-. "), visits) if visits else (text, [])
 
 
@@ -217,7 +228,7 @@ def _version(stem: str, folders: Sequence[str]) -> tuple[str, ...]:
 def _number(text: str) -> tuple[int | None, str]:
     """The slice number that a file's name says, and the rest of the name."""
     *_, found = [None, *SLICE.finditer(text)]
-    found = found or LAST_NUMBER.search(text)
+    found = found or LAST_NUMBER.search(text) or FIRST_NUMBER.match(text)
     if found is None:
         return None, text
     return int(found[1]), (text[: found.start()] + text[found.end() :]).strip("_-. ")

@@ -130,8 +130,14 @@ def _are_slices(volumes: Sequence[Path]) -> bool:
 def _nothing(tree: Tree) -> UserError:
     where = shown(tree.root)
     for count, what, example, todo in other_kinds(tree)[:1]:
-        return UserError(f"{where}: no train slices found, but {count} {what}, such as {tree.inner(example)}; {todo}")
+        return UserError(
+            f"{where}: no train slices found, but {_of_kind(count, what)}, such as {tree.inner(example)}; {todo}"
+        )
     return UserError(f"{where}: no train slices found; expected {'; or '.join(FORMATS.values())}")
+
+
+def _of_kind(count: int, what: str) -> str:
+    return counted(count, what, re.sub(r"^(file|picture|surface)|(file|archive)$", lambda word: word[0] + "s", what))
 
 
 def _files_of(tree: Tree, kind: str, contrast: str | None) -> tuple[list[Path], list[str]]:
@@ -149,7 +155,7 @@ def _files_of(tree: Tree, kind: str, contrast: str | None) -> tuple[list[Path], 
         return files, []
     where = FORMATS[kind].split(",")[0]
     return files, [
-        f"left out {len(others)} volumes that are no part of {where} (such as {tree.inner(others[0])}); --format "
+        f"left out {counted(len(others), 'volume')} that are no part of {where} (such as {tree.inner(others[0])}); --format "
         f"volumes looks at them"
     ]
 
@@ -174,12 +180,12 @@ def _files_of_kind(tree: Tree, kind: str, contrast: str | None) -> list[Path]:
 def _not_read(tree: Tree, kind: str) -> list[str]:
     """What is to be said of files of other kinds that lie beside those that are read."""
     notes = [
-        f"left out {count} {what} (such as {tree.inner(example)}); {todo}"
+        f"left out {_of_kind(count, what)} (such as {tree.inner(example)}); {todo}"
         for count, what, example, todo in other_kinds(tree)
-        if what != "surfaces or tracts"
+        if what != "surface or tract"
     ]
     if kind != "images" and tree.images:
-        images = f"{len(tree.images)} images (such as {tree.inner(tree.images[0])})"
+        images = f"{counted(len(tree.images), 'image')} (such as {tree.inner(tree.images[0])})"
         notes.append(f"left out {images}, since there are volumes; --format images takes them instead")
     return notes
 

@@ -13,9 +13,9 @@ from common.errors import UserError
 from sources.matching import counted
 from sources.names import Whose
 from sources.walk import Tree
-from sources.words import FREESURFER, NO_ANATOMY, contrast_named, no_scan, spm_output, stem_of, words_of
+from sources.words import FREESURFER, NO_ANATOMY, SPACES, contrast_named, no_scan, spm_output, stem_of, words_of
 
-ALL = "all"  # --contrast all: every scan, whatever it shows
+ALL, NONE = "all", "none"  # --contrast all: every scan, whatever it shows; none: those whose names say no contrast
 MOST = (
     0.9  # share of the visits that the plainest version of a scan has to be there of, compared with the commonest one
 )
@@ -119,7 +119,7 @@ def one_contrast(whose: list[Whose], tree: Tree, wanted: str | None) -> tuple[li
 
 def _wanted(whose: list[Whose], tree: Tree, wanted: str) -> list[Whose]:
     named = contrast_named(wanted)
-    taken = [one for one in whose if named and one.contrast == named]
+    taken = [one for one in whose if one.contrast == named and (named or wanted.lower() == NONE)]
     taken = taken or [one for one in whose if holds_word(one.path, tree.root, wanted)]
     if not taken:
         raise UserError(
@@ -138,7 +138,9 @@ def _by_contrast(whose: Iterable[Whose]) -> dict[str, list[Whose]]:
 def _contrast_to_take(kinds: dict[str, list[Whose]], tree: Tree) -> str:
     people = {name: {one.person for one in some} for name, some in kinds.items()}
     everybody = set.union(*people.values())
-    if 2 * len(people.get("T1", ())) >= len(everybody):
+    with_t1 = people.get("T1", set())
+    unnamed = people.get("", set()) - with_t1
+    if 2 * len(with_t1) >= len(everybody) and len(unnamed) <= (1 - MOST) * len(everybody):
         return "T1"
     anatomy = [name for name in kinds if name not in NO_ANATOMY]
     if len(anatomy) == 1 and 2 * len(people[anatomy[0]]) >= len(everybody):
@@ -151,7 +153,7 @@ def _contrast_to_take(kinds: dict[str, list[Whose]], tree: Tree) -> str:
 
 def _listed(kinds: dict[str, list[Whose]], tree: Tree) -> str:
     return ", ".join(
-        f"{name or 'no named contrast'} of {counted(len({one.person for one in some}), 'person', 'people')} "
+        f"{name or NONE + ' that is named'} of {counted(len({one.person for one in some}), 'person', 'people')} "
         f"(such as {tree.inner(some[0].path)})"
         for name, some in kinds.items()
     )
@@ -180,9 +182,9 @@ def _version_to_take(whose: list[Whose], tree: Tree) -> tuple[str, ...]:
     return version
 
 
-def _plainness(version: tuple[str, ...]) -> tuple[int, int, str]:
+def _plainness(version: tuple[str, ...]) -> tuple[int, int, int, str]:
     place = FREESURFER.index(version[-1]) if version and version[-1] in FREESURFER else len(FREESURFER)
-    return len(version), place, " ".join(version)
+    return sum(bool(SPACES.match(word)) for word in version), len(version), place, " ".join(version)
 
 
 def _called(version: tuple[str, ...]) -> str:

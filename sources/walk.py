@@ -7,7 +7,7 @@ tree.volumes, tree.images, tree.others      # in natural order; tree.dangling ar
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +23,17 @@ TO_NIFTI = "make NIfTI files of them first, with dcm2niix -z y -o NIFTI {root}, 
 UNPACK = "unpack first, with {tool}, and give the folder"
 # what a file is by the end of its name, and what to do about it
 OTHER_KINDS: tuple[tuple[str, str, str], ...] = (
-    (r"\.(dcm|dicom|ima)(\.gz)?", "DICOM files", TO_NIFTI),
-    (r"\.zip", "archives (.zip)", UNPACK.format(tool="unzip")),
-    (r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))", "archives (.tar)", UNPACK.format(tool="tar -xf")),
-    (r"\.(7z|rar)", "archives (.7z, .rar)", UNPACK.format(tool="7z x")),
-    (r"\.(par|rec)", "Philips PAR/REC files", TO_NIFTI),
-    (r"\.(head|brik)(\.gz)?", "AFNI files", "make NIfTI files of them first, with 3dAFNItoNIFTI"),
-    (r"\.(mnc|mnc2)(\.gz)?", "MINC files", "make NIfTI files of them first, with mnc2nii"),
-    (r"\.(nrrd|nhdr|mha|mhd)", "NRRD or MetaImage files", "make NIfTI files of them first, with SimpleITK or 3D Slicer"),
-    (r"\.(npy|npz|h5|hdf5|mat|pt|pkl|tfrecords?)", "arrays", "save them as NIfTI (nibabel) or PNG (Pillow) first"),
-    (r"\.(gif|webp|jp2|heic|svs|pdf)", "pictures of another kind", "save them as PNG first, with ImageMagick's convert"),
-    (r"\.(gii|annot|label|trk|tck|vtk)", "surfaces or tracts", "they hold no volume"),
+    (r"\.(dcm|dicom|ima)(\.gz)?", "DICOM file", TO_NIFTI),
+    (r"\.zip", "zip archive", UNPACK.format(tool="unzip")),
+    (r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))", "tar archive", UNPACK.format(tool="tar -xf")),
+    (r"\.(7z|rar)", "7z or rar archive", UNPACK.format(tool="7z x")),
+    (r"\.(par|rec)", "PAR or REC file", TO_NIFTI),
+    (r"\.(head|brik)(\.gz)?", "AFNI file", "make NIfTI files of them first, with 3dAFNItoNIFTI"),
+    (r"\.(mnc|mnc2)(\.gz)?", "MINC file", "make NIfTI files of them first, with mnc2nii"),
+    (r"\.(nrrd|nhdr|mha|mhd)", "NRRD or MetaImage file", "make NIfTI files of them first, with SimpleITK or 3D Slicer"),
+    (r"\.(npy|npz|h5|hdf5|mat|pt|pkl|tfrecords?)", "file of arrays", "save them as NIfTI (nibabel) or PNG (Pillow) first"),
+    (r"\.(gif|webp|jp2|heic|svs|pdf)", "picture of a kind that is not read", "save them as PNG first, with convert"),
+    (r"\.(gii|annot|label|trk|tck|vtk)(\.gz)?", "surface or tract", "they hold no volume"),
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _sorted_out(root: Path, files: Iterable[Path], dangling: frozenset[Path]) ->
 
 
 def other_kinds(tree: Tree) -> list[tuple[int, str, Path, str]]:
-    """Files that hold pictures, but are of no kind that is read: how many, what they are, an example, what to do; most first."""
+    """Files that hold pictures, but are of no kind that is read: how many, what one is, an example, what to do; most first."""
     found: Counter[tuple[str, str]] = Counter()
     example: dict[tuple[str, str], Path] = {}
     for path in tree.others:
@@ -139,8 +139,3 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def first_few(paths: Sequence[Path], tree: Tree, count: int = 1) -> str:
-    """The first paths from the root on, in one line."""
-    return ", ".join(tree.inner(path) for path in paths[:count]) + (", ..." if len(paths) > count > 1 else "")

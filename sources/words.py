@@ -10,6 +10,7 @@ the deeper folders before the others.
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
 
 
 def _words(text: str) -> frozenset[str]:
@@ -20,7 +21,7 @@ def _words(text: str) -> frozenset[str]:
 
 # name: words of it. Where a name holds words of several, the first of these counts: T2_FLAIR is a FLAIR
 CONTRASTS = {
-    "FLAIR": "flair flairraw t2flair t2wflair flairw tirm fl",
+    "FLAIR": "flair t2f flairraw t2flair t2wflair flairw tirm fl",
     "T1CE": "t1ce t1gd t1gad t1c t1post t1contrast t1wce ce t1cw",
     "T1MAP": "t1map t1rho r1 r1map",
     "T2MAP": "t2map t2starmap r2 r2star r2map r2starmap mtsat mtr mtrmap b1map tb1map pdmap",
@@ -61,18 +62,20 @@ _LAST_ALONE = {
 }
 # what shows something else than anatomy: where one contrast beside these is left, it is taken
 NO_ANATOMY = {"T1MAP", "T2MAP", "ADC", "DTI", "BOLD", "DWI", "ASL", "FIELDMAP", "LOCALIZER", "ANGIO"}
-CHANNEL = re.compile(r".*_(\d{4})")  # of nnU-Net's imagesTr/BRATS_001_0000.nii.gz
+CHANNEL = re.compile(r"(.*\d)_(000\d)")  # of nnU-Net's imagesTr/BRATS_001_0000.nii.gz
 
 # --------------------------------------------------------------------------- versions of one scan
 
 # what was done to a scan, or the space that it was brought to; plainer scans come first
 VERSIONS = _words(
-    "mni mni152 mnispace icbm152 talairach tal t88 sbj brain bet betted skullstripped stripped ss nobet norm normalized "
-    "normalised nu orig rawavg brainmask n4 biascorr biascorrected bfc corrected corr preproc preprocessed processed "
+    "mni mninonlinear mni152 mnispace icbm152 talairach tal t88 sbj brain bet betted skullstripped stripped ss nobet norm "
+    "normalized "
+    "normalised nu orig rawavg n4 biascorr biascorrected bfc corrected corr preproc preprocessed processed "
     "resampled resliced reg "
     "registered coreg coregistered warped aligned std acpc dc restore smooth smoothed denoised masked gfc defaced deface cropped "
     "unbiased histmatch zscore scaled downsampled res 1mm 2mm iso isotropic"
 )
+SPACES = re.compile(r"mni|icbm|tal|t88|space-")  # words of versions that say another space than the scan's own
 # of FreeSurfer's mri/, in the order that they are made in: all of them are T1-weighted
 FREESURFER = (
     "T1",
@@ -96,8 +99,9 @@ SPM_NO_SCAN = re.compile(r"(?P<field>i?y|u_rc1|v|iv)_|(?P<tissue>m?w?r?c[1-6]|m?
 
 LABEL_WORDS = _words(
     "mask masks seg segs segm segmentation segmentations label labels lesion lesions roi rois aseg aparc dseg fseg parc "
-    "wmparc parcellation ribbon pveseg manual gt groundtruth annotation annotations lesionmask tumormask labelmap labelmaps "
-    "labelstr labelsts labelsval pixdim2mask deepseg synthseg hippomask"
+    "wmparc parcellation ribbon pveseg manual gt groundtruth annotation annotations brainmask lesionmask tumormask labelmap "
+    "labelmaps "
+    "labelstr labelsts labelsval deepseg synthseg"
 )
 PROBABILITY_WORDS = _words(
     "probseg prob probs probability probabilities pve pveseg mixeltype tpm gm wm csf gmprob wmprob csfprob"
@@ -106,16 +110,17 @@ DEFORMATION_WORDS = _words(
     "warp warpfield xfm deformation deformations displacement dispfield jacobian jac jacobians invwarp transform transforms "
     "xfms inversewarp warpcoef"
 )
-ATLAS_WORDS = _words("atlas atlases template templates harvardoxford aal aal2 aal3 schaefer juelich")
+ATLAS_WORDS = _words("atlas atlases template templates harvardoxford aal schaefer juelich")
 STATISTIC_WORDS = _words("stat stats statmap zstat tstat cope varcope spmt spmf resms rpv pmap zmap tmap fstat thresh")
 MAP_FOLDERS = {"maps", "map", "probmaps", "probabilitymaps"}
-_REASONS = (
-    ("labels or masks", LABEL_WORDS, True),
-    ("tissue or probability maps", PROBABILITY_WORDS, False),
-    ("deformation fields", DEFORMATION_WORDS, True),
-    ("atlases or templates", ATLAS_WORDS, False),
-    ("statistical maps", STATISTIC_WORDS, True),
-)
+LABELS = "labels or masks"
+_REASONS = {
+    LABELS: LABEL_WORDS,
+    "tissue or probability maps": PROBABILITY_WORDS,
+    "deformation fields": DEFORMATION_WORDS,
+    "atlases or templates": ATLAS_WORDS,
+    "statistical maps": STATISTIC_WORDS,
+}
 _LAST_WORD_ALONE = {
     "gm",
     "wm",
@@ -171,7 +176,7 @@ STRUCTURE = _words(
     "stack stacks series all native mni mni152 space original originals input inputs keras acquisition acq run echo "
     "isotropic 2d 3d mprage3d "
     "defaced deface anon anonymized anonymised nobet bet brains skullstripped stripped preproc br hdr analyze mgz derived "
-    "subjects people participants persons individuals imagestr imagests imagesval repeat"
+    "subjects people participants persons individuals imagestr imagests imagesval repeat to from in of and mninonlinear"
 )
 _VISIT_WORD = r"ses(?:sion)?|visit|vis|week|wk|month|mo|year|yr|day|time ?point|tp|wave|follow[ _-]?up|fu|exam|mr|ses"
 VISIT = re.compile(
@@ -180,6 +185,7 @@ VISIT = re.compile(
     rf"\d+[ _-]?(?:months?|mo|weeks?|years?|yrs?|days?|mths?))",
     re.IGNORECASE,
 )
+SHORT_VISIT = re.compile(r"[vmwyd][ _-]?\d", re.IGNORECASE)  # where other names are people's
 _DATE = r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
 DATE = re.compile(rf"({_DATE})(?:[-_ T.]?\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d(?:\.\d+)?)?)?")
 # numbers that archives give to images and series, UIDs, field strengths
@@ -195,9 +201,10 @@ SPLIT_WORDS = {
 _SPLIT_FILLERS = STRUCTURE | {"set", "split", "folder", "subset", "h5", "nonaug", "aug", "only", "seg", "labels"}
 
 
-def words_of(name: str) -> list[str]:
+@lru_cache(100_000)
+def words_of(name: str) -> tuple[str, ...]:
     """The words of a name in lower case."""
-    return [word for word in re.split(r"[^0-9a-z]+", name.lower()) if word]
+    return tuple(word for word in re.split(r"[^0-9a-z]+", name.lower()) if word)
 
 
 def plain(name: str) -> str:
@@ -227,37 +234,40 @@ def contrast_of(folders: Sequence[str], stem: str) -> str:
             if suffix in found and name.startswith("sub-"):
                 return suffix
             return next(name for name in CONTRASTS if name in found)
-    channel = CHANNEL.fullmatch(stem)
-    return f"channel {channel[1]}" if channel and any(part.startswith("images") for part in folders) else ""
+    return ""
 
 
 def no_scan(folders: Sequence[str], stem: str) -> str:
     """Why a file is no scan, by the words of its name and folders: a reason, or "" for a scan."""
-    words = words_of(stem)
-    bids = stem.startswith("sub-") and words[-1:] and words[-1] in ("t1w", "t2w", "flair", "pdw")
+    if "mri" in folders[-2:] and stem in FREESURFER:
+        return ""
     if folders and folders[-1] == "mri" and (stem in FREESURFER_NO_SCANS or re.match(r"[lr]h\.", stem)):
-        return "labels or masks"
-    for reason, known, anywhere in _REASONS:
-        told = {re.sub(r"\d+$", "", word) for word in words if word not in _LAST_WORD_ALONE} if not bids else set()
-        told |= {re.sub(r"\d+$", "", word) for word in _ending(words)}
-        if told & known or any(_all_in(part, known, anywhere) for part in folders):
+        return LABELS
+    words = words_of(stem)
+    ending = _without_numbers(words[-2:] if len(words) > 1 and words[-1].isdecimal() else words[-1:])  # pve_0
+    told = {word for word in _without_numbers(words) if word not in _LAST_WORD_ALONE} | {*ending}
+    if stem.startswith("sub-") and words[-1] in ("t1w", "t2w", "flair", "pdw"):
+        told = {*ending}
+    for reason, known in _REASONS.items():
+        if told & known:
             return reason
-    if any(plain(part) in MAP_FOLDERS for part in folders):
+    return next(filter(None, map(_no_scans_in, folders)), "")
+
+
+@lru_cache(100_000)
+def _no_scans_in(folder: str) -> str:
+    """Why a folder holds no scans: all its words that say something say this."""
+    words = {word for word in _without_numbers(words_of(folder)) if word not in STRUCTURE and word not in SPLIT_WORDS}
+    words.discard("")
+    if plain(folder) in MAP_FOLDERS:
         return "tissue or probability maps"
-    if re.match(r"(fsaverage|cvs_avg)", next(iter(folders), "")):
+    if re.match(r"fsaverage|cvs_avg", folder):
         return "atlases or templates"
-    return ""
+    return next((reason for reason, known in _REASONS.items() if words and words <= known), "")
 
 
-def _ending(words: Sequence[str]) -> list[str]:
-    """The last word, and the one before it where the last is a number, as in `pve_0`."""
-    return list(words[-2:] if len(words) > 1 and words[-1].isdecimal() else words[-1:])
-
-
-def _all_in(folder: str, known: frozenset[str], anywhere: bool) -> bool:
-    words = [re.sub(r"\d+$", "", word) for word in words_of(folder)]
-    beside = [word for word in words if word not in known and word not in STRUCTURE and word not in SPLIT_WORDS]
-    return any(word in known for word in words) and not [word for word in beside if word]
+def _without_numbers(words: Iterable[str]) -> list[str]:
+    return [word.rstrip("0123456789") for word in words]
 
 
 def spm_version(stem: str, stems: Container[str]) -> tuple[str, str]:
@@ -265,7 +275,7 @@ def spm_version(stem: str, stems: Container[str]) -> tuple[str, str]:
 
     stems: of all files, in lower case.
     """
-    for length in range(1, 5):
+    for length in range(4, 0, -1):
         if SPM_VERSION.fullmatch(stem[:length]) and stem[length:].lower() in stems:
             return stem[:length], stem[length:]
     return "", stem
@@ -317,6 +327,7 @@ def _is_class(folder: str) -> bool:
     return bare in CLASSES or bare.removesuffix("s") in CLASSES
 
 
+@lru_cache(100_000)
 def kind_of_folder(name: str) -> str:
     """What a folder names: "class", "group", "visit", "contrast", "structure", "weak" (nobody, unless nothing else does) or ""
     for what may be a person."""
@@ -335,6 +346,6 @@ def kind_of_folder(name: str) -> str:
         return "contrast" if contrast else "weak" if any(map(str.isdecimal, name)) else "structure"
     if GROUP.fullmatch(name):
         return "group"
-    if re.fullmatch(r"[vmwydts][ _-]?\d", name, re.IGNORECASE):
+    if SHORT_VISIT.fullmatch(name):
         return "weak"
     return ""
