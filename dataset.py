@@ -137,7 +137,8 @@ class Dataset:
     """Named splits of slices of one size.
 
     title: how reports name the data. notes: what the user should know.
-    slices_per_subject: slice numbers run from 0 to this less one; None where the data says nothing of them.
+    slices_per_subject: slice numbers are below this; None where the data says nothing of them.
+    slice_ends: the slice numbers whose positions are 0 and 1; 0 and the highest where they are not given.
     kind: of folder, a key of `sources.scans.FORMATS`, or "cohort". geometry: where slices of volumes lie in space.
     conditions: by name, `sources.conditions.Condition`.
     """
@@ -149,11 +150,21 @@ class Dataset:
     kind: str = "slices"
     geometry: dict[str, Any] | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
+    slice_ends: tuple[int, int] | None = None
 
     def best_split(self, *names: str) -> tuple[str, Split]:
         """The first of these splits that the data has, and its name; whatever there is as the last resort."""
         name = next(name for name in (*names, *self.splits) if name in self.splits)
         return name, self.splits[name]
+
+    def _trained_numbers(self) -> list[list[int]] | None:
+        """The slice numbers of the training split, as stretches of [first, last]."""
+        _, split = self.best_split("train")
+        if split.numbers is None:
+            return None
+        numbers = np.unique(split.numbers)
+        stretches = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+        return [[int(stretch[0]), int(stretch[-1])] for stretch in stretches]
 
     def summary(self) -> dict:
         """What `config.json` records of the data."""
@@ -162,6 +173,10 @@ class Dataset:
             "notes": self.notes,
             "kind": self.kind,
             "slices_per_subject": self.slices_per_subject,
+            "slice_ends": None
+            if self.slices_per_subject is None
+            else list(self.slice_ends or (0, self.slices_per_subject - 1)),
+            "slice_numbers": self._trained_numbers(),
             "geometry": self.geometry,
             "conditions": {name: condition.as_json() for name, condition in self.conditions.items()},
             "splits": {

@@ -146,7 +146,7 @@ def load_data(settings: Settings, run: Run) -> tuple[Dataset, list[str]]:
     options = replace(options, table=settings.table or options.table)
     require(bool(known) or settings.table is None, "--table: this run's prior was told no conditions; leave it out")
     bare = replace(options, table=None, condition=None)
-    found = load(bare, settings.cache, Progress, settings.split, data["slices_per_subject"])
+    found = load(bare, settings.cache, Progress, settings.split, data["slices_per_subject"], slice_ends=run.slice_ends)
     if not known:
         return found, []
     try:

@@ -35,10 +35,12 @@ from models.sampler import Draw
 from reporting import figures, pictures
 from sources.conditions import Condition, parse_where
 from sources.images import load_image
+from sources.matching import some
 from sources.volumes import Space, nifti_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
+VOLUMES = ("oasis1", "bids", "volumes")  # kinds of data whose slices lie in a known space
 EACH_POSITION, EACH_TEMPERATURE, COMPLETIONS = 8, 8, 6  # slices drawn where --n is not given
 
 
@@ -56,7 +58,8 @@ class Settings:
     )
     slice: str | None = flag(
         None,
-        "Slice number, 0 the lowest, or all for a row a position; spread over all positions where it is not given.",
+        "Slice number, of those that the run was trained on, or all for a row a position; spread over all of them where it is "
+        "not given.",
     )
     temperature: float = flag(
         1.0, "Above 0; 1 is the prior as calibrated on validation maps; below 1 draws likelier, smoother slices."
@@ -153,10 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     out = Path(settings.out) if settings.out else Path("samples") if folder == PRETRAINED else folder / "samples"
     check_writable(out, "--out")
-    require(
-        not settings.nifti or run.config["data"].get("geometry") is not None,
-        "--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out",
-    )
+    if settings.nifti:
+        check_geometry(run)
     where = conditions_asked(settings, run)
     make = complete if settings.complete else sweep if settings.sweep else draw_new
     samples = make(settings, run, out, where)
@@ -165,6 +166,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.nifti:
         write_volumes(samples, run.config["data"]["geometry"], out / "volumes", together=settings.slice == "all")
     print(f"pictures: {out}/")
+
+
+def check_geometry(run: Run) -> None:
+    """Raise UserError for --nifti of a run that does not say where its slices lie."""
+    data, flags = run.config["data"], run.config["flags"]
+    require(
+        data.get("geometry") is not None or data.get("kind") not in VOLUMES,
+        f"--nifti: this run was trained with --image_size {flags['image_size']} by an older version, which did not record where "
+        "such slices lie; train it anew, or leave --nifti out",
+    )
+    require(
+        data.get("geometry") is not None,
+        "--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out",
+    )
 
 
 def conditions_asked(settings: Settings, run: Run) -> dict[str, float]:
@@ -215,16 +230,22 @@ def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> S
 
 def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]:
     """The slice number of each sample, or None where the run's data had no slice numbers; and the columns of the grids."""
-    slices = run.slices_per_subject
+    there = run.slice_numbers
     if settings.slice is None:
-        return None if slices is None else spread_numbers(settings.n or GRID_SLICES, slices), 8
-    require(slices is not None, "--slice: this run's data had no slice numbers; leave it out")
+        return None if there is None else spread_numbers(settings.n or GRID_SLICES, there), 8
+    require(there is not None, "--slice: this run's data had no slice numbers; leave it out")
     if settings.slice == "all":
         each = settings.n or EACH_POSITION
-        return np.repeat(np.arange(slices), each), each
+        return np.repeat(there, each), each
     number = int(settings.slice)
-    require(number < slices, f"--slice is {number}; this run has slices 0 to {slices - 1}")
+    require(number in there, f"--slice is {number}; this run has slices {stretches_of(there)}")
     return np.full(settings.n or GRID_SLICES, number), 8
+
+
+def stretches_of(numbers: np.ndarray) -> str:
+    """Slice numbers, lowest first, in words: 0 to 31; 100 to 160 and 170."""
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return some([f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts])
 
 
 def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, columns: int) -> None:
@@ -256,9 +277,9 @@ def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
     )
     region = region_of(settings.region, run.frame)
     keep, codes = kept_positions(region, run), encode(run.vqvae, image, run.frame)
-    number, slices = int(settings.slice) if settings.slice else number, run.slices_per_subject
-    known = number is not None and slices is not None
-    require(not known or number < slices, f"slice number {number}: this run has slices 0 to {(slices or 0) - 1}")
+    number, there = int(settings.slice) if settings.slice else number, run.slice_numbers
+    known = number is not None and there is not None
+    require(not known or number in there, f"slice number {number}: this run has slices {stretches_of(there)}")
     if not known:
         print(
             "note: neither --slice nor the file's name says which slice this is; it is completed as one of unknown position"
@@ -284,13 +305,15 @@ def write_volumes(samples: Samples, geometry: dict[str, Any], folder: Path, toge
     """Slices as NIfTI files where the planes of the training volumes lie; together: those of all numbers as one volume."""
     folder.mkdir(parents=True, exist_ok=True)
     space, planes = Space(tuple(geometry["shape"]), np.array(geometry["affine"])), geometry["planes"]
-    slices = samples.images.numpy()
+    slices, size = samples.images.numpy(), geometry.get("size")
     if together:
-        for index, stack in enumerate(slices.reshape(len(planes), -1, *slices.shape[1:]).swapaxes(0, 1)):
-            nib.save(nifti_of(stack, planes, space, geometry["axis"]), folder / f"sample_{index:04d}.nii.gz")
+        numbers = np.unique(samples.numbers)
+        where = [planes[number] for number in numbers]
+        for index, stack in enumerate(slices.reshape(len(numbers), -1, *slices.shape[1:]).swapaxes(0, 1)):
+            nib.save(nifti_of(stack, where, space, geometry["axis"], size), folder / f"sample_{index:04d}.nii.gz")
         return
     for index, (image, number) in enumerate(zip(slices, samples.numbers)):
-        one = nifti_of(image[None], [planes[number]], space, geometry["axis"])
+        one = nifti_of(image[None], [planes[number]], space, geometry["axis"], size)
         nib.save(one, folder / f"sample_{index:04d}_slice_{number}.nii.gz")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -42,9 +43,26 @@ class Run(NamedTuple):
         return self.frame.map_size(self.vqvae.downsample)
 
     @property
-    def slices_per_subject(self) -> int | None:
-        """Slice numbers run from 0 to this less one; None where the run's data said nothing of them."""
-        return self.config["data"]["slices_per_subject"]
+    def slice_ends(self) -> tuple[int, int] | None:
+        """The slice numbers whose positions are 0 and 1; None where the run's data said nothing of them."""
+        return slice_ends_of(self.config["data"])
+
+    @property
+    def slice_numbers(self) -> np.ndarray | None:
+        """The slice numbers that the run was trained on, lowest first; None where its data said nothing of them."""
+        if self.slice_ends is None:
+            return None
+        stretches = self.config["data"].get("slice_numbers") or [self.slice_ends]  # version 0.1.0 did not record them
+        return np.concatenate([np.arange(first, last + 1) for first, last in stretches])
+
+
+def slice_ends_of(data: dict[str, Any]) -> tuple[int, int] | None:
+    """The slice numbers whose positions are 0 and 1, from the data summary of a run; runs of version 0.1.0 began with 0."""
+    slices = data["slices_per_subject"]
+    if slices is None:
+        return None
+    first, last = data.get("slice_ends") or (0, slices - 1)
+    return first, last
 
 
 def load_run(directory: str | Path, device: torch.device | str = "cpu", decoder: str = "faithful") -> Run:

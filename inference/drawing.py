@@ -40,9 +40,10 @@ class Samples:
         return Samples(self.codes[:count], self.images[:count], numbers)
 
 
-def spread_numbers(count: int, slices: int) -> np.ndarray:
-    """`count` slice numbers of a volume of `slices`: all of them, lowest first, again and again; spread evenly if fewer."""
-    return np.arange(count) % slices if count >= slices else spread_over(slices, count)
+def spread_numbers(count: int, numbers: np.ndarray) -> np.ndarray:
+    """`count` of the slice numbers: all of them, lowest first, again and again; spread evenly if fewer."""
+    some = np.arange(count) % len(numbers) if count >= len(numbers) else spread_over(len(numbers), count)
+    return numbers[some]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,13 @@ class Request:
     codes: Tensor | None = None
     keep: Tensor | None = None
 
-    def known(self, start: int, size: int, slices: int | None) -> Known:
-        """What is known of `size` of the maps, from number `start` on, in volumes of so many slices."""
+    def known(self, start: int, size: int, ends: tuple[int, int] | None) -> Known:
+        """What is known of `size` of the maps, from number `start` on. ends: slice numbers whose positions are 0 and 1."""
         position = None
         if self.numbers is not None:
-            position = torch.from_numpy(self.numbers[start : start + size] / max(slices - 1, 1)).float()
+            lowest, highest = ends
+            numbers = self.numbers[start : start + size]
+            position = torch.from_numpy((numbers - lowest) / max(highest - lowest, 1)).float()
         conditions = {name: torch.full((size,), value) for name, value in self.where.items()}
         return Known(position, conditions, self.codes, self.keep)
 
@@ -83,8 +86,7 @@ def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples
             "this run has no prior to sample from (prior.safetensors is missing); "
             "train it with: python train.py --resume --out RUN"
         )
-    slices = run.slices_per_subject
-    if request.numbers is not None and slices is None:
+    if request.numbers is not None and run.slice_ends is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
     height, width = run.map_size
     generator = torch.Generator().manual_seed(request.seed)
@@ -92,7 +94,7 @@ def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples
     with Progress(height * -(-request.count // BATCH), title, "row") as progress:
         for start in range(0, request.count, BATCH):
             size = min(BATCH, request.count - start)
-            known = request.known(start, size, slices)
+            known = request.known(start, size, run.slice_ends)
             maps = run.prior.draw_maps((size, height, width), request.draw, known, generator, progress.update)
             parts.append(maps.cpu())
     drawn = torch.cat(parts)

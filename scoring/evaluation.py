@@ -323,8 +323,8 @@ def without_their_subjects(case: Case, some: np.ndarray) -> Callable[[Tensor], T
 
 def draw(case: Case) -> Samples:
     """Slices of all positions in turn."""
-    slices, count = case.run.slices_per_subject, case.effort.samples
-    numbers = None if slices is None else spread_numbers(count, slices)
+    there, count = case.run.slice_numbers, case.effort.samples
+    numbers = None if there is None else spread_numbers(count, there)
     run = case.run._replace(vqvae=case.sharp) if case.decoder == "sharp" else case.run
     return draw_samples(run, Request(count, numbers, seed=case.seed), "samples")
 

@@ -25,7 +25,8 @@ class Decoded:
 
     images: `[N, H, W]` uint8, without what was left out. names, numbers: of each scan the names and the numbers of its slices;
     none for one that was left out; numbers are None where nobody knows them. left_out: the reason by file.
-    space: of the first volume, and the planes that its slices are. notes: what the user should know.
+    space: of the first volume, and the planes that its slices are; size: (rows, columns) of slices before --image_size.
+    notes: what the user should know.
     """
 
     images: np.ndarray
@@ -34,6 +35,7 @@ class Decoded:
     left_out: dict[Path, str] = field(default_factory=dict)
     space: tuple[Space, list[int]] | None = None
     notes: list[str] = field(default_factory=list)
+    size: tuple[int, int] | None = None
 
 
 def decoded_volumes(
@@ -45,7 +47,7 @@ def decoded_volumes(
         [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in _with_image(scan)]
         for scan in scans
     ]
-    key = digest("volumes", options.volumes, options.image_size, options.skip_bad, stats)
+    key = digest("volumes with their size", options.volumes, options.image_size, options.skip_bad, stats)
     side = place.with_suffix(".scans.json")
 
     def fill(make: Callable[[tuple[int, ...]], np.ndarray]) -> None:
@@ -59,7 +61,9 @@ def decoded_volumes(
     names = [[f"{scan.name}_slice_{i}" for i in numbers] for scan, numbers in zip(scans, kept)]
     first = said["first"]
     space = Space(tuple(first["shape"]), np.array(first["affine"]))
-    return Decoded(images[: sum(map(len, kept))], names, kept, left_out, (space, first["planes"]))
+    return Decoded(
+        images[: sum(map(len, kept))], names, kept, left_out, (space, first["planes"]), size=tuple(first["size"])
+    )
 
 
 def _say_left_out(left_out: dict[Path, str]) -> None:
@@ -119,7 +123,7 @@ def _read_volumes(
         if to != index:
             stretches[to] = stretches[index]
     first = spaces[kept[0]]
-    space = {"shape": first.shape, "affine": first.affine.tolist(), "planes": planes[kept[0]]}
+    space = {"shape": first.shape, "affine": first.affine.tolist(), "planes": planes[kept[0]], "size": size}
     return {"bad": dict(sorted(bad.items())), "first": space}
 
 

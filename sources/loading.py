@@ -32,6 +32,7 @@ def load(
     required: str | None = "train",
     slices_per_subject: int | None = None,
     known: dict[str, Condition] | None = None,
+    slice_ends: tuple[int, int] | None = None,
 ) -> Dataset:
     """The slices that the options name.
 
@@ -41,6 +42,7 @@ def load(
         progress: makes the bar shown while decoding, such as `common.runtime.Progress`.
         required, slices_per_subject: as in `slice_set.load_slice_set`.
         known: the conditions of a run that the data is scored by; they are found in the table where not given.
+        slice_ends: slice numbers whose positions are 0 and 1, of a run that the data is scored by; found where not given.
 
     Raises:
         UserError: when the folder is of no known kind, or a file in it cannot be used.
@@ -59,7 +61,7 @@ def load(
             )
         else:
             found = survey(root, kind, options.contrast, options.subject, options.skip_bad)
-            data = _load_scans(root, found, options, Path(cache), progress, required, slices_per_subject)
+            data = _load_scans(root, found, options, Path(cache), progress, required, slices_per_subject, slice_ends)
     return with_conditions(data, options, known) if options.conditions else data
 
 
@@ -81,6 +83,7 @@ def _load_scans(
     progress: ProgressFactory | None,
     required: str | None,
     slices_per_subject: int | None,
+    slice_ends: tuple[int, int] | None,
 ) -> Dataset:
     root = place if place.is_dir() else place.parent
     assigned, said = _splits_of(found.scans, options)
@@ -91,7 +94,7 @@ def _load_scans(
     notes = [*found.notes, *said, *left_out, *decoded.notes]
     known = None not in decoded.numbers
     numbers = [number for each in decoded.numbers for number in each] if known else [0]
-    lowest, highest = min(numbers, default=0), max(numbers, default=0)
+    lowest, highest = slice_ends or (min(numbers, default=0), max(numbers, default=0))
     slices = (slices_per_subject or highest + 1) if known else None
     splits, start = {}, 0
     for name in SPLITS:
@@ -116,8 +119,9 @@ def _load_scans(
         raise UserError(
             f"{shown(place)}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
         )
-    geometry = None if decoded.space is None or options.image_size else _geometry(*decoded.space, options)
-    return Dataset(shown(place.resolve().name), splits, slices, notes, found.kind, geometry)
+    geometry = None if decoded.space is None else _geometry(*decoded.space, decoded.size, options)
+    ends = (lowest, highest) if known else None
+    return Dataset(shown(place.resolve().name), splits, slices, notes, found.kind, geometry, slice_ends=ends)
 
 
 def _splits_of(scans: list[Scan], options: DataOptions) -> tuple[dict[str, str], list[str]]:
@@ -144,9 +148,10 @@ def _symmetric(kind: str, options: DataOptions) -> bool:
     return kind != "images" and options.axis != "sagittal"
 
 
-def _geometry(space: Space, planes: list[int], options: DataOptions) -> dict[str, Any]:
-    """Where slices lie in space, for `config.json`: those of the first volume."""
-    return {"axis": options.axis, "shape": list(space.shape), "affine": space.affine.tolist(), "planes": planes}
+def _geometry(space: Space, planes: list[int], size: tuple[int, int], options: DataOptions) -> dict[str, Any]:
+    """Where slices lie in space, for `config.json`: those of the first volume. size: theirs, before --image_size."""
+    place = {"axis": options.axis, "shape": list(space.shape), "affine": space.affine.tolist()}
+    return place | {"planes": planes, "size": list(size)}
 
 
 def with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condition] | None) -> Dataset:

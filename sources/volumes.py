@@ -126,20 +126,27 @@ def choose_planes(across: np.ndarray, options: VolumeOptions, path: Path) -> lis
     return np.linspace(first, last, options.slices).round().astype(int).tolist()
 
 
-def nifti_of(slices: np.ndarray, planes: list[int], space: Space, axis: str) -> nib.Nifti1Image:
+def nifti_of(
+    slices: np.ndarray, planes: list[int], space: Space, axis: str, size: tuple[int, int] | None = None
+) -> nib.Nifti1Image:
     """Slices as a NIfTI where the planes of a space lie: `[S, rows, columns]` in 0..1 -> `[X, Y, Z]`, one of them S long.
 
     The planes' mean distance is the spacing across them; slices of another size than the space's count from its middle.
+    size: (rows, columns) that slices had before they were resampled to the ones given, whose voxels are larger or smaller.
     """
     across, offset = AXES[axis], np.zeros(3)
     offset[across] = planes[0]
     turned = np.stack([_turned(one, axis) for one in slices])  # turning twice is turning back
     inside = [index for index in range(3) if index != across]
-    for index, length in zip(inside, turned.shape[1:]):
+    size = size or turned.shape[1:]
+    for index, length in zip(inside, size):
         missing = length - space.shape[index]  # `_fitted` adds half of it before, seen as `_turned` sees it
         offset[index] = -(missing // 2 if index == 0 else missing - missing // 2)
     affine = space.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ offset
+    for index, length, now in zip(inside, size, turned.shape[1:]):
+        affine[:3, 3] += affine[:3, index] * (length / now - 1) / 2  # the middle of the first voxel, whose corner stays
+        affine[:3, index] *= length / now
     if len(planes) > 1:
         affine[:3, across] *= (planes[-1] - planes[0]) / (len(planes) - 1)
     return nib.Nifti1Image(np.moveaxis(turned, 0, across).astype(np.float32), affine)

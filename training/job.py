@@ -21,7 +21,7 @@ from sources.loading import describe
 from sources.splits import split_table
 from training.coded_slices import CodedSlices
 from training.settings import Settings
-from utils import CODES, decoder_to_use, load_run, read_codes, read_config, run_folder
+from utils import CODES, decoder_to_use, load_run, read_codes, read_config, run_folder, slice_ends_of
 from vqvae import VQVAE
 
 HASHED = 512  # slices hashed at a time
@@ -86,7 +86,9 @@ class Job:
 def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
     """Load the data and see that it fits the run."""
     precision = resolve_precision(settings.precision, device)
-    data = ranks.first_before_others(lambda: load_data(settings.data_options, settings.cache))
+    stored = read_config(folder)["data"] if (folder / "config.json").exists() else None
+    ends = slice_ends_of(stored) if stored else None
+    data = ranks.first_before_others(lambda: load_data(settings.data_options, settings.cache, ends))
     frame = find_frame(data.splits["train"].images, settings.downsample)
     job = Job(settings, folder, data, frame, device, precision)
     print(
@@ -103,7 +105,7 @@ def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
     )
     if settings.init is not None:
         check_init(settings)
-    if (folder / "config.json").exists():
+    if stored:
         check_data(job)
     return job
 
@@ -149,9 +151,9 @@ def condition_values_of(split: Split) -> str:
     return digest(sorted((name, values.tobytes()) for name, values in split.conditions.items()))
 
 
-def load_data(options: DataOptions, cache: str) -> Dataset:
-    """The slices that the options name; says what was found and what is missing."""
-    data = load(options, cache, Progress)
+def load_data(options: DataOptions, cache: str, slice_ends: tuple[int, int] | None = None) -> Dataset:
+    """The slices that the options name; says what was found and what is missing. slice_ends: of the run that they are for."""
+    data = load(options, cache, Progress, slice_ends=slice_ends)
     sizes = ", ".join(
         f"{name} {len(split)} slices of {len(set(split.subjects))} subjects" for name, split in data.splits.items()
     )
