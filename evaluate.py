@@ -12,9 +12,10 @@ scores.json means.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from common.cli import flag, parse_flags, require, run_main
@@ -28,7 +29,8 @@ from scoring.evaluation import FULL, QUICK, Case, evaluate_split
 from sources import DataOptions, load
 from sources.conditions import Condition
 from sources.loading import with_conditions
-from training.job import content_of
+from sources.scans import FORMATS
+from training.job import SPLIT_TABLE, content_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
 
 
@@ -42,6 +44,16 @@ class Settings:
     data: str | None = flag(
         None,
         "Folder of slices or volumes, read as the run's own data was; the data the run was trained on where it is not given.",
+    )
+    format: str | None = flag(
+        None, "What --data holds, as in train.py; as the run had it where it is not given.", ("auto", *FORMATS)
+    )
+    split_file: str | None = flag(
+        None,
+        "A table with the columns subject and split for --data; the run's own where it has one and names these subjects.",
+    )
+    skip_bad: bool = flag(
+        False, "Leave out files that cannot be read, and say which; as the run did where it is not given."
     )
     table: str | None = flag(
         None,
@@ -75,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
-    data, notes = load_data(settings, run)
+    data, notes = load_data(settings, run, folder)
     name = settings.split or data.best_split("test", "validate")[0]
     require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
     split = data.splits[name]
@@ -136,27 +148,56 @@ def known_codes(folder: Path, run: Run, data: Dataset, own: bool) -> dict[str, T
     return encode_splits(run.vqvae, data, run.frame, "train") if own and "train" in data.splits else {}
 
 
-def load_data(settings: Settings, run: Run) -> tuple[Dataset, list[str]]:
-    """The folder of --data, else the data the run was trained on, and what is to be said of the scores on it: that the prior was
-    told no conditions, where the run has them and its own table has none for this data."""
-    options, data = DataOptions.of(run.config["flags"]), run.config["data"]
+def load_data(settings: Settings, run: Run, folder: Path) -> tuple[Dataset, list[str]]:
+    """The folder of --data, else the data the run was trained on, read as the run did but for the flags that are given; and what
+    is to be said of the scores on it."""
+    data = run.config["data"]
     known = {name: Condition.from_json(value) for name, value in data.get("conditions", {}).items()}
-    if settings.data is not None:
-        options = replace(options, data=settings.data, format="auto")
-    options = replace(options, table=settings.table or options.table)
     require(bool(known) or settings.table is None, "--table: this run's prior was told no conditions; leave it out")
-    bare = replace(options, table=None, condition=None)
-    found = load(bare, settings.cache, Progress, settings.split, data["slices_per_subject"], slice_ends=run.slice_ends)
+    options = options_of(settings, run, folder)
+    found, notes = load_slices(settings, run, replace(options, table=None, condition=None))
+    ends, numbers = run.slice_ends, [split.numbers for split in found.splits.values() if split.numbers is not None]
+    beyond = ends and numbers and (min(map(np.min, numbers)) < ends[0] or max(map(np.max, numbers)) > ends[1])
+    if beyond:
+        notes.append(f"some slice numbers lie beyond those that the run was trained on, {ends[0]} to {ends[1]}")
+        print(f"note: {notes[-1]}")
     if not known:
-        return found, []
+        return found, notes
     try:
-        return with_conditions(found, options, known), []
+        return with_conditions(found, options, known), notes
     except UserError as error:
         if settings.table is not None:
             raise
         names = ", ".join(known)
         note = f"scored without the conditions {names}, as slices of which they are unknown ({error})"
         print(f"note: {note}; give the table of this data with --table")
+        return found, [*notes, note]
+
+
+def options_of(settings: Settings, run: Run, folder: Path) -> DataOptions:
+    """How the run read its data, but for the flags that are given."""
+    options = DataOptions.of(run.config["flags"])
+    if options.split_file is not None and not Path(options.split_file).exists() and (folder / SPLIT_TABLE).exists():
+        options = replace(options, split_file=str(folder / SPLIT_TABLE))  # it says the same of the run's subjects
+    given = {field.name: getattr(settings, field.name, None) for field in fields(options) if field.name != "split"}
+    return replace(options, **{name: value for name, value in given.items() if value not in (None, False)})
+
+
+def load_slices(settings: Settings, run: Run, options: DataOptions) -> tuple[Dataset, list[str]]:
+    """The slices that the options name; of other data than the run's, without the run's split file where that does not fit."""
+
+    def read(options: DataOptions) -> Dataset:
+        slices = run.config["data"]["slices_per_subject"]
+        return load(options, settings.cache, Progress, settings.split, slices, slice_ends=run.slice_ends)
+
+    try:
+        return read(options), []
+    except UserError as error:
+        if settings.data is None or settings.split_file is not None or options.split_file is None:
+            raise
+        found = read(replace(options, split_file=None))
+        note = f"the run's split file does not fit this data, whose own splits are taken ({error})"
+        print(f"note: {note}")
         return found, [note]
 
 

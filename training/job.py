@@ -24,6 +24,7 @@ from training.settings import Settings
 from utils import CODES, decoder_to_use, load_run, read_codes, read_config, run_folder, slice_ends_of
 from vqvae import VQVAE
 
+SPLIT_TABLE = "split.csv"  # which subject of the run's data is in which split
 HASHED = 512  # slices hashed at a time
 
 
@@ -186,4 +187,4 @@ def write_config(job: Job) -> None:
     path = job.folder / "config.json"
     if not path.exists() or read_config(job.folder) != config:
         write_json(path, config)
-        write_text(job.folder / "split.csv", split_table(job.data))
+        write_text(job.folder / SPLIT_TABLE, split_table(job.data))
