@@ -4,43 +4,35 @@
     space = output_space("sub-01_T1w.nii.gz", options)           # without reading a voxel
     slices, planes = read_slices("sub-01_T1w.nii.gz", options, size=(176, 208))     # uint8 [32, 176, 208]
 
-nibabel reads NIfTI, Analyze and MGH files. A volume is brought into RAS+ order first (x to the right, y to the front, z up), so
+A volume is brought into RAS+ order first (x to the right, y to the front, z up), so
 how its file stores it makes no difference. Slices lie as those of the OASIS slice set do: rows from left to right, the front or
 the top of the head to the left. Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal slices.
 """
 
-import struct
-import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.processing import resample_to_output
-from nibabel.spaces import vox2out_vox
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from scipy.ndimage import map_coordinates
 
 from common.errors import UserError
+from sources.content import check_voxels
+from sources.headers import AXES, Space, Volume, is_aligned, open_volume, unreadable
+from sources.intensities import as_bytes, black_and_white, numbers_of, without_holes
 
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of RAS+ arrays
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh")
-MOST_VOXELS = 2**29  # of a volume: 1024 x 1024 x 512
-DARK, BRIGHT = 1.0, 99.5  # percentiles that become black and white: of all voxels, and of those above black
+READING = 2  # version: raise it when slices of volumes change, so that old caches are made anew
 HOLDS_BRAIN = 0.25  # share of the fullest plane's foreground that a plane of the central part has, at least
 TISSUE = 0.1  # of the range from black to white: what is brighter is the head
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    zlib.error,
-    struct.error,
-    ImageFileError,
-    HeaderDataError,
-)
+ENOUGH = 250_000
+NEARLY = 0.85  # of a threshold: what a coarse grid sees above it is looked at closely
+STAGGER = (
+    0.7548776662,
+    0.5698402910,
+)  # the plastic number's powers, which spread the grids of planes over rows and columns evenly
+FULLEST = 5  # planes that may be the fullest, and are looked at closely
 
 
 @dataclass(frozen=True)
@@ -48,82 +40,157 @@ class VolumeOptions:
     """How volumes become slices.
 
     axis: "axial", "coronal" or "sagittal". spacing: mm a voxel, along all axes. slices: of each volume. slice_range: ends of the
-    part they are spread over, 0..1 of the axis from low to high; None: the central part that holds brain.
+    part they are spread over, 0..1 of the axis from low to high; None: the central part that holds brain. window: intensities
+    that become black and white; None: percentiles of each volume.
     """
 
     axis: str = "axial"
     spacing: float = 1.0
     slices: int = 32
     slice_range: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Space:
-    """A volume's voxels in RAS+ order at the spacing asked for: `shape` (X, Y, Z) and `affine` `[4, 4]` from voxels to mm."""
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-
-    def slice_size(self, axis: str) -> tuple[int, int]:
-        """(rows, columns) of a slice across the axis."""
-        rows, columns = (length for index, length in enumerate(self.shape) if index != AXES[axis])
-        return rows, columns
+    window: tuple[float, float] | None = None
 
 
 def output_space(path: str | Path, options: VolumeOptions) -> Space:
     """The space of a volume's slices, from its header alone.
 
     Raises:
-        UserError: when the file is no readable volume of one 3-D frame.
+        UserError: when the file is no readable volume of one 3-D frame; `sources.content.NotAScan` when it holds no scan.
     """
-    return _output_space(_open(Path(path)), options.spacing)
+    path = Path(path)
+    return open_volume(path).space(options.spacing, path)
 
 
 def read_slices(path: str | Path, options: VolumeOptions, size: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
-    """A volume's slices, lowest first, and the planes of its space that they are.
+    """A volume's slices, lowest first, and the planes of its space that they are. Only these planes are resampled.
 
     Args:
-        path: a NIfTI, Analyze (`.hdr`) or MGH file of one 3-D frame. Voxels that are no numbers count as 0.
+        path: a NIfTI, Analyze (`.hdr`) or MGH file of one 3-D frame. Voxels that are no numbers are background, and black.
         size: (rows, columns) that slices are padded with zeros or cropped to, about their middle.
 
     Returns:
-        `[slices, rows, columns]` uint8, percentiles of the volume's intensities at 0 and 255; and the planes' numbers.
+        `[slices, rows, columns]` uint8, the ends of the window, or percentiles of the volume's intensities, at 0 and 255; and the
+        planes' numbers.
 
     Raises:
-        UserError: when the file cannot be read, every voxel is the same, or it has too few planes.
+        UserError: when the file cannot be read, every voxel is the same, or it has too few planes; `sources.content.NotAScan`
+            when it holds no scan.
     """
     path = Path(path)
-    volume = _open(path)
-    space = _output_space(volume, options.spacing)
+    volume = open_volume(path)
+    space = volume.space(options.spacing, path)
     try:
-        data = np.asanyarray(volume.dataobj).astype(np.float32).reshape(volume.shape[:3])
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from None
-    whole = nib.as_closest_canonical(nib.Nifti1Image(np.nan_to_num(data, posinf=0, neginf=0), volume.affine))
-    if not _is_aligned(whole.affine, options.spacing):
-        whole = resample_to_output(whole, (options.spacing,) * 3, order=1)
-    pixels = _as_bytes(np.asarray(whole.dataobj, dtype=np.float32), path)
-    if pixels.shape != space.shape:
-        raise UserError(f"{path}: {pixels.shape} voxels after resampling, expected {space.shape}")
-    across = np.moveaxis(pixels, AXES[options.axis], 0)
-    planes = choose_planes(across, options, path)
-    return np.stack([_fitted(_turned(across[plane], options.axis), size) for plane in planes]), planes
+        data = numbers_of(np.asanyarray(volume.image.dataobj)).reshape(volume.shape)
+    except Exception as error:  # whatever the reader of a foreign file raises
+        raise unreadable(path, error) from None
+    check_voxels(data, path)
+    planes = Planes.of(volume, data, space, options)
+    coarse = planes.coarse()
+    dark, bright = options.window or black_and_white(np.concatenate([plane.ravel() for plane in coarse]))
+    if not bright > dark:
+        raise UserError(f"{path}: every voxel is {dark:g}; mend or remove it, or leave such files out with --skip_bad")
+
+    def filled(plane: np.ndarray) -> float:
+        return float((as_bytes(plane, dark, bright) > 255 * TISSUE).mean())
+
+    shares = np.array([filled(plane) for plane in coarse])
+    chosen = choose_planes(shares, lambda number: filled(planes.take([number])[0]), planes.exact, options, path)
+    slices = as_bytes(
+        np.stack([coarse[number] for number in chosen]) if planes.exact else planes.take(chosen), dark, bright
+    )
+    return np.stack([_fitted(_turned(plane, options.axis), size) for plane in slices]), chosen
 
 
-def choose_planes(across: np.ndarray, options: VolumeOptions, path: Path) -> list[int]:
-    """Planes of `[planes, ...]` uint8 spread evenly over the part that holds brain, or over the range asked for."""
+@dataclass(frozen=True)
+class Planes:
+    """A volume's planes across an axis, in its `Space`, each made when it is asked for, by linear interpolation.
+
+    data: `[planes, rows, columns]` in RAS+ order, at the volume's own voxels. matrix `[3, 3]`, offset `[3]`: from the planes'
+    voxels to those of `data`; None where they are the same. shape: of all planes, at the spacing asked for. fill: what lies
+    outside of the volume. step: every which row and column of each plane is enough to know the brightness of them all.
+    """
+
+    data: np.ndarray
+    matrix: np.ndarray | None
+    offset: np.ndarray | None
+    shape: tuple[int, int, int]
+    fill: float
+    step: int
+
+    @classmethod
+    def of(cls, volume: Volume, data: np.ndarray, space: Space, options: VolumeOptions) -> "Planes":
+        """data: the volume's voxels, as they are stored."""
+        data, fill = without_holes(data)
+        across = AXES[options.axis]
+        order = [across, *(axis for axis in range(3) if axis != across)]
+        data = nib.orientations.apply_orientation(data, volume.orientation).transpose(order)
+        shape = tuple(space.shape[axis] for axis in order)
+        if is_aligned(volume.turned_affine, options.spacing):
+            return cls(data, None, None, shape, fill, 1)
+        to_voxels = np.linalg.inv(volume.turned_affine) @ space.affine
+        step = min(max(1, round((np.prod(shape, dtype=float) / ENOUGH) ** 0.5)), *shape[1:])
+        return cls(data, to_voxels[:3, :3][np.ix_(order, order)], to_voxels[order, 3], shape, fill, step)
+
+    @property
+    def exact(self) -> bool:
+        """Whether `coarse` gives every voxel."""
+        return self.step == 1
+
+    def take(self, numbers: Sequence[int]) -> np.ndarray:
+        """The planes of these numbers, `[N, rows, columns]` float32."""
+        return np.stack([self._grid(number, 0, 0, 1) for number in numbers])
+
+    def coarse(self) -> list[np.ndarray]:
+        """A grid of `step` rows and columns of each plane, float32; no two neighbours have the same rows and columns."""
+        starts = [[int(number * share * self.step) % self.step for share in STAGGER] for number in range(self.shape[0])]
+        return [self._grid(number, *start, self.step) for number, start in enumerate(starts)]
+
+    def _grid(self, number: int, row: int, column: int, step: int) -> np.ndarray:
+        """Every `step`-th row and column of a plane, from these on."""
+        if self.matrix is None:
+            return self.data[number, row::step, column::step].astype(np.float32)
+        rows, columns = (
+            np.arange(start, length, step, dtype=float) for start, length in zip((row, column), self.shape[1:])
+        )
+        places = [
+            (shift + number * a + rows * b)[:, None] + columns * c for (a, b, c), shift in zip(self.matrix, self.offset)
+        ]
+        return map_coordinates(self.data, np.stack(places), np.float32, order=1, cval=self.fill)
+
+
+def choose_planes(
+    shares: np.ndarray, share_of: Callable[[int], float], exact: bool, options: VolumeOptions, path: Path
+) -> list[int]:
+    """Planes spread evenly over the part that holds brain, or over the range asked for.
+
+    shares: of head in each plane, to be looked at closely by `share_of` where they matter, unless they are exact.
+    """
     if options.slice_range is None:
-        filled = (across > 255 * TISSUE).mean((1, 2))
-        held = np.flatnonzero(filled >= HOLDS_BRAIN * filled.max())
-        first, last = int(held[0]), int(held[-1])
+        first, last = _ends(shares, None if exact else share_of)
     else:
-        first, last = (round(share * (len(across) - 1)) for share in options.slice_range)
+        first, last = (round(share * (len(shares) - 1)) for share in options.slice_range)
     if last - first + 1 < options.slices:
         raise UserError(
             f"{path}: {last - first + 1} planes of {options.spacing:g} mm hold brain, fewer than the {options.slices} slices "
             "wanted; lower --slices or --spacing, or give --slice_range"
         )
     return np.linspace(first, last, options.slices).round().astype(int).tolist()
+
+
+def _ends(shares: np.ndarray, share_of: Callable[[int], float] | None) -> tuple[int, int]:
+    """The first and the last plane that hold brain."""
+    if share_of is None:
+        held = np.flatnonzero(shares >= HOLDS_BRAIN * shares.max())
+        return int(held[0]), int(held[-1])
+    for number in np.argsort(-shares, kind="stable")[:FULLEST].tolist():
+        shares[number] = share_of(number)
+    fullest = shares.max()
+    candidates = np.flatnonzero(shares >= NEARLY * HOLDS_BRAIN * fullest).tolist()
+    first, last = (
+        next(number for number in numbers if share_of(number) >= HOLDS_BRAIN * fullest)
+        for numbers in (candidates, candidates[::-1])
+    )
+    return first, last
 
 
 def nifti_of(
@@ -150,53 +217,6 @@ def nifti_of(
     if len(planes) > 1:
         affine[:3, across] *= (planes[-1] - planes[0]) / (len(planes) - 1)
     return nib.Nifti1Image(np.moveaxis(turned, 0, across).astype(np.float32), affine)
-
-
-def _open(path: Path) -> SpatialImage:
-    """Header and a promise of the voxels."""
-    try:
-        volume = nib.load(path)
-        shape = volume.shape
-        if not np.isfinite(volume.affine).all():
-            raise ValueError("its affine holds NaN")
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from None
-    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
-        raise UserError(f"{path}: {len(shape)}-D of {'x'.join(map(str, shape))} voxels; expected one 3-D volume")
-    if min(shape) < 1 or np.prod(shape, dtype=float) > MOST_VOXELS:
-        raise UserError(f"{path}: {'x'.join(map(str, shape))} voxels; expected 1 to {MOST_VOXELS}")
-    return volume
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    said = str(error).splitlines() or [type(error).__name__]
-    return UserError(
-        f"{path}: not a readable volume ({said[0]}); mend or remove it, or leave such files out with --skip_bad"
-    )
-
-
-def _output_space(volume: SpatialImage, spacing: float) -> Space:
-    orientation = nib.io_orientation(volume.affine)
-    order = np.argsort(orientation[:, 0])
-    shape = tuple(int(volume.shape[index]) for index in order)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape[:3])
-    if not _is_aligned(affine, spacing):
-        shape, affine = vox2out_vox((shape, affine), (spacing,) * 3)
-    return Space(tuple(map(int, shape)), np.asarray(affine))
-
-
-def _is_aligned(affine: np.ndarray, spacing: float) -> bool:
-    """Whether voxels lie along the axes of space and have this spacing already."""
-    return np.allclose(affine[:3, :3], spacing * np.eye(3), atol=1e-3 * spacing)
-
-
-def _as_bytes(data: np.ndarray, path: Path) -> np.ndarray:
-    dark = float(np.percentile(data, DARK))
-    above = data[data > dark]
-    bright = float(np.percentile(above, BRIGHT)) if above.size else dark
-    if not bright > dark:
-        raise UserError(f"{path}: every voxel is {dark:g}; mend or remove it, or leave such files out with --skip_bad")
-    return (((data - dark) / (bright - dark)).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _turned(plane: np.ndarray, axis: str) -> np.ndarray:

@@ -29,9 +29,9 @@ def test_slices_of_the_same_size_on_disk(tmp_path):
 
 
 def volume(path: Path, middle: float) -> Path:
-    """A box with a step across its middle."""
+    """A box with some texture and a step across its middle."""
     data = np.zeros((12, 14, 10), np.float32)
-    data[3:9, 3:11, 2:8] = 100
+    data[3:9, 3:11, 2:8] = np.random.default_rng(0).uniform(99, 100, (6, 8, 6))
     data[5:7, 5:9, 2:8] = middle
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)
