@@ -8,14 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sources.volumes import UNREADABLE
-
 
 def is_plane(path: Path) -> bool:
     """Whether a file's header says that it holds one plane; not where it cannot be read."""
     try:
         shape = nib.load(path).shape
-    except UNREADABLE:
+    except Exception:  # readers raise whatever a damaged file leads them to; reading the file says what is wrong
         return False
     return len([length for length in shape if length > 1]) == 2
 
