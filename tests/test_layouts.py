@@ -167,7 +167,7 @@ TABLE: dict[str, Row] = {
     "split_folders_counted_anew": Row(
         (7, 1, 3),
         said=("train 8, test 3 people; 1 of those for training validate",),
-        check=in_split("test", "Testing/case1", "Testing/case2", "Testing/case3"),
+        check=in_split("test", "test/case1", "test/case2", "test/case3"),
     ),
     "hipmri": Row(
         (5, 2, 1),
