@@ -170,16 +170,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_geometry(run: Run) -> None:
     """Raise UserError for --nifti of a run that does not say where its slices lie."""
-    data, flags = run.config["data"], run.config["flags"]
+    data = run.config["data"]
+    if data.get("geometry") is not None:
+        return
     require(
-        data.get("geometry") is not None or data.get("kind") not in VOLUMES,
-        f"--nifti: this run was trained with --image_size {flags['image_size']} by an older version, which did not record where "
-        "such slices lie; train it anew, or leave --nifti out",
+        data.get("kind") not in VOLUMES,
+        "--nifti: this run was trained with --image_size by an older version, which did not record where such slices lie; "
+        "train it anew, or leave --nifti out",
     )
-    require(
-        data.get("geometry") is not None,
-        "--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out",
-    )
+    raise UserError("--nifti: this run was not trained on volumes, so nobody knows where its slices lie; leave it out")
 
 
 def conditions_asked(settings: Settings, run: Run) -> dict[str, float]:

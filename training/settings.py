@@ -74,12 +74,15 @@ class Settings:
         "depends on its name alone.",
     )
     split_file: str | None = flag(
-        None, "A table with the columns subject and split, such as a run's split.csv, that decides it instead."
+        None,
+        "A table with the columns subject and split, such as a run's split.csv, that decides it for the subjects that it names.",
     )
     skip_bad: bool = flag(
         False, "Leave out volumes and images that cannot be read, and say which, instead of stopping."
     )
-    table: str | None = flag(None, "A .csv or .tsv file with a line a subject, such as participants.tsv.")
+    table: str | None = flag(
+        None, "A .csv or .tsv file with a line a subject, or a subject and session, such as participants.tsv."
+    )
     condition: str | None = flag(
         None, "Columns of --table, separated by commas, that the prior is told, such as cdr,age,sex."
     )
