@@ -12,6 +12,7 @@ for those alone that no stronger one has found, and is believed only where it le
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 
 SHOWN = 3  # examples in a sentence
@@ -76,6 +77,7 @@ class Matches:
         return said
 
 
+@lru_cache(maxsize=2**16)
 def identity(text: str) -> Identity:
     """The id of a known study or of BIDS inside a name, else the whole name."""
     text = text.strip()
@@ -88,7 +90,7 @@ def identity(text: str) -> Identity:
             return Identity(_studied(found["person"]), session or parts.get("session") or "", found["number"])
     if bids:
         return Identity(inner.lower(), session)
-    return Identity(re.sub(r"^sub[-_]", "", text.lower()))
+    return Identity(re.sub(r"^sub(?:[-_\s]+|(?=\d))(?=.)", "", text.lower()))
 
 
 def match(listed: Sequence[str], people: Sequence[str]) -> Matches:
@@ -207,9 +209,10 @@ def _by_key(listed: Sequence[str], people: Sequence[str], key: Callable[[str], H
     return {text: by_key[key(text)] for text in listed if key(text) in by_key}
 
 
+@lru_cache(maxsize=2**16)
 def loose(text: str) -> str:
-    """A name without session, `sub-`, upper case, leading zeros, `.0`, and what stands between a letter and a digit."""
-    text = identity(text).person
+    """A name without session, `sub-`, `subject`, upper case, leading zeros, `.0`, and what stands between letter and digit."""
+    text = re.sub(r"^subj(?:ect)?[\s_-]*(?=\d+$)", "", identity(text).person)
     whole = BARE.fullmatch(text)
     text = whole[1] if whole else text
     text = re.sub(r"(?<!\d)0+(?=\d)", "", text)

@@ -6,6 +6,7 @@ rows, notes = rows_of(table, ["age"], [("sub-01", "ses-b"), ("sub-02", "")])    
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from natsort import natsorted
 
@@ -33,6 +34,8 @@ BY_CHANCE = (
     0.5  # share of the cells or people, at least, that a column of words has to match to be taken for one of subjects
 )
 BASELINE = {"bl": "m0", "baseline": "m0", "screening": "m0", "sc": "m0"}
+
+LOOKED_AT = 500  # rows, to find out what a column is
 
 Unit = tuple[str, str]  # subject and session of a scan, "" where it has none
 
@@ -143,7 +146,7 @@ def _names_people(column: str, cells: Sequence[str]) -> bool:
 
 def _words(cells: Sequence[str]) -> bool:
     """Whether nearly all cells hold letters: ages and scores never name anybody."""
-    there = [cell for cell in cells if not is_missing(cell)]
+    there = [cell for cell in cells[:LOOKED_AT] if not is_missing(cell)]
     return bool(there) and sum(bool(re.search(r"[^\W\d_]", cell)) for cell in there) >= DIFFERENT * len(there)
 
 
@@ -162,10 +165,11 @@ def _sessions(table: Table, wanted: Sequence[str], joint: Joint, units: Sequence
     mine = [identity(cell).person for cell in joint.cells]
     for column in table.columns:
         cells = [row.cells[column] for row in table.rows]
-        inner = [identity(cell) for cell in cells]
         if column != joint.column:
-            same = [one.session if one.person == person else "" for one, person in zip(inner, mine)]
-            places.append((column, same, True))
+            if any(identity(cell).session for cell in cells[:LOOKED_AT]):
+                inner = [identity(cell) for cell in cells]
+                same = [one.session if one.person == person else "" for one, person in zip(inner, mine)]
+                places.append((column, same, True))
             if SESSIONS.fullmatch(column):
                 places.append((column, ["" if is_missing(cell) else cell for cell in cells], False))
     places = [place for place in places if any(place[1])]
@@ -210,6 +214,7 @@ def _meant(listed: str, sessions: set[str]) -> str | None:
     return None
 
 
+@lru_cache(maxsize=2**16)
 def _plain_session(text: str) -> str:
     text = re.sub(r"^(?:ses|session|visit|timepoint)[\s_\-]*(?=.)", "", text.strip().lower())
     text = re.sub(r"^months?[\s_\-]*(?=\d)", "m", text)

@@ -10,11 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from common.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+LOOKED_AT = 500  # lines, to find out what separates cells
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # with which a file begins
 OTHER_KINDS = {b"PK\x03\x04": "a spreadsheet", b"\xd0\xcf\x11\xe0": "a spreadsheet", b"\x1f\x8b": "compressed"}
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -67,7 +69,7 @@ def read_table(path: str | Path, flag: str) -> Table:
                 f"hold {SEPARATORS.get(separator, separator)} in quotes"
             )
         cells = [*cells, *[""] * (len(names) - len(cells))]
-        rows.append(Row({name.lower(): cell.strip() for name, cell in zip(names, cells) if name}, line))
+        rows.append(Row({name.lower(): _plain(cell) for name, cell in zip(names, cells) if name}, line))
     expected = "\t" if path.suffix.lower() == ".tsv" else ","
     if separator != expected and len(names) > 1:
         said = [f"its cells are separated by {SEPARATORS.get(separator, separator)}", *said]
@@ -79,6 +81,12 @@ def read_table(path: str | Path, flag: str) -> Table:
     return Table(
         f"{flag} {path}", tuple(dict.fromkeys(name.lower() for name in names if name)), tuple(rows), (*notes, *said)
     )
+
+
+def _plain(cell: str) -> str:
+    """A cell without spaces around it, and without the ="001" by which Excel keeps the zeros of an id."""
+    cell = cell.strip()
+    return cell[2:-1] if cell.startswith('="') and cell.endswith('"') else cell
 
 
 def _text(path: Path, flag: str) -> tuple[str, list[str]]:
@@ -107,7 +115,8 @@ def _separator(text: str) -> str:
     """What separates cells: that by which most lines have as many cells as the first one, of several the one of most cells."""
 
     def fit(separator: str) -> tuple[int, int]:
-        counts = [len(cells) for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if cells]
+        rows = islice(csv.reader(io.StringIO(text, newline=""), delimiter=separator), LOOKED_AT)
+        counts = [len(cells) for cells in rows if cells]
         usual, agree = Counter(counts[1:] or counts).most_common(1)[0] if counts else (1, 0)
         return (agree, usual) if min(usual, counts[0] if counts else 1) > 1 else (0, 1)
 

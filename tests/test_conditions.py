@@ -33,6 +33,7 @@ MATCHES = [
     (["OAS30001"], ["sub-OAS30001", "sub-OAS30002"], {"OAS30001": "sub-OAS30001"}),
     (["Subj1", "Subj2"], ["t1/Subj1_T1", "t1/Subj2_T1", "t1/Subj11_T1"], {"Subj1": "t1/Subj1_T1", "Subj2": "t1/Subj2_T1"}),
     (["4", "05"], ["case_004", "case_005"], {"4": "case_004", "05": "case_005"}),
+    (["sub01", "Subject_3"], ["sub-01", "sub-02", "sub-03"], {"sub01": "sub-01", "Subject_3": "sub-03"}),
     (["HC20", "HC21"], ["sub-20", "sub-21"], {}),
     (["S_02"], ["sub-02"], {}),
     (["12", "1_2"], ["12", "1_2"], {"12": "12", "1_2": "1_2"}),
@@ -77,8 +78,10 @@ def test_ages_and_scores_never_name_anybody(tmp_path):
     lines = ["participant_id,age,score", *(f"HC{n},{n},{n}" for n in range(1, 13))]
     with pytest.raises(UserError, match="none of its subjects is in the data: column participant_id holds HC1, HC2"):
         joined(tmp_path, lines, ["score"], units)
-    with pytest.raises(UserError, match=r"none of its columns \(age and score\) names subjects"):
-        joined(tmp_path, [line.partition(",")[2] for line in lines], ["score"], units)
+    for name in ("age", "age_patient", "Age of subject", "SEX_ID", "nr"):
+        rows = [f"{name},score", *(f"{1 + n % 2 if name == 'SEX_ID' else n},{n}" for n in range(1, 13))]
+        with pytest.raises(UserError, match=rf"none of its columns \({name.lower()} and score\) names subjects"):
+            joined(tmp_path, rows, ["score"], units)
 
 
 def test_few_known_subjects_are_counted_with_examples_of_both_sides(tmp_path):
@@ -155,6 +158,7 @@ def test_a_table_says_the_same_in_every_spelling_of_the_file(tmp_path, encoding)
 @pytest.mark.parametrize(
     "name, data, said",
     [
+        ("t.ods", b"anything", "a spreadsheet; save it as .csv"),
         ("t.xlsx", b"anything", "a spreadsheet; save it as .csv"),
         ("t.csv", b"PK\x03\x04 renamed", "a spreadsheet, not text; save it as .csv"),
         ("t.csv", b"", "it has no rows"),
@@ -172,6 +176,8 @@ def test_a_line_of_names_that_is_split_otherwise_than_the_rows_is_understood(tmp
     ixi = ["IXI_ID,SEX_ID (1=m, 2=f),AGE", "2,1,20.5", "12,2,30.5"]
     found = joined(tmp_path, ixi, ["AGE"], [("IXI002", ""), ("IXI012", "")])
     assert found.values["AGE"].tolist() == [0, 1] and found.conditions["AGE"].classes == ("20.5", "30.5")
+    kept = ["id,age", '="001",20', '="002",30']  # as Excel keeps the zeros
+    assert joined(tmp_path, kept, ["age"], [("sub-001", ""), ("sub-002", "")]).values["age"].tolist() == [0, 1]
     row_names = ["age,sex", "sub-01,20,F", "sub-02,30,M"]  # as R writes them
     assert joined(tmp_path, row_names, ["age"], [("sub-01", ""), ("sub-02", "")]).values["age"].tolist() == [0, 1]
 
