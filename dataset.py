@@ -140,7 +140,8 @@ class Dataset:
     slices_per_subject: slice numbers are below this; None where the data says nothing of them.
     slice_ends: the slice numbers whose positions are 0 and 1; 0 and the highest where they are not given.
     kind: of folder, a key of `sources.scans.FORMATS`, or "cohort". geometry: where slices of volumes lie in space.
-    conditions: by name, `sources.conditions.Condition`.
+    conditions: by name, `sources.conditions.Condition`. grey: how images of more than 8 bits were scaled, as
+    `sources.intensities.Scale` has it; None where there were none.
     """
 
     title: str
@@ -151,6 +152,7 @@ class Dataset:
     geometry: dict[str, Any] | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
     slice_ends: tuple[int, int] | None = None
+    grey: dict[str, Any] | None = None
 
     def best_split(self, *names: str) -> tuple[str, Split]:
         """The first of these splits that the data has, and its name; whatever there is as the last resort."""
@@ -178,6 +180,7 @@ class Dataset:
             else list(self.slice_ends or (0, self.slices_per_subject - 1)),
             "slice_numbers": self._trained_numbers(),
             "geometry": self.geometry,
+            "grey": self.grey,
             "conditions": {name: condition.as_json() for name, condition in self.conditions.items()},
             "splits": {
                 name: {"slices": len(split), "subjects": len(set(split.subjects))}

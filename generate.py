@@ -35,6 +35,7 @@ from models.sampler import Draw
 from reporting import figures, pictures
 from sources.conditions import Condition, parse_where
 from sources.images import load_image
+from sources.intensities import Scale
 from sources.matching import some
 from sources.volumes import Space, nifti_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
@@ -268,7 +269,8 @@ def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, colum
 
 def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> Samples:
     """Redraw a part of a slice several times; leaves the picture."""
-    image, number = load_image(settings.complete, run.config["flags"]["image_size"])
+    grey = run.config["data"].get("grey")
+    image, number = load_image(settings.complete, run.config["flags"]["image_size"], Scale(**grey) if grey else None)
     size = (run.frame.image_height, run.frame.image_width)
     require(
         tuple(image.shape[2:]) == size,

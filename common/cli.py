@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import io
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -60,7 +62,19 @@ def parse_flags(settings: type[Settings], description: str, argv: Sequence[str] 
                 options["metavar"] = field.name.upper()
         names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
         parser.add_argument(*names, dest=field.name, **options)
-    return vars(parser.parse_args([_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]))
+    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    return vars(parser.parse_args(_with_negative_values(words)))
+
+
+def _with_negative_values(words: Sequence[str]) -> list[str]:
+    """`--window -100:300` as `--window=-100:300`: argparse would take what follows for another flag."""
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-[\d.]", word) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _underscored(word: str) -> str:
@@ -77,6 +91,8 @@ def require(condition: bool, message: str) -> None:
 def run_main(main: Callable[[], None]) -> None:
     """Run a CLI: what the user got wrong gets one sentence and status 2, bugs keep their traceback."""
     program = os.path.basename(sys.argv[0])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
     try:
         try:
             main()

@@ -14,3 +14,8 @@ def cannot_write(path: object, reason: str) -> UserError:
         f"{path}: cannot be written ({reason}); what was saved before stands; make room or mend the permissions there, then try "
         "again (train.py goes on with --resume)"
     )
+
+
+def printable(text: object) -> str:
+    """A text, such as a path, with escapes for what is no UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

@@ -57,7 +57,14 @@ def load(
         if kind == "slices":
             root = slice_set_in(root) or root
             data = load_slice_set(
-                root, cache, options.image_size, progress, required, slices_per_subject, options.split_file
+                root,
+                cache,
+                options.image_size,
+                progress,
+                required,
+                slices_per_subject,
+                options.split_file,
+                options.volumes.window,
             )
         else:
             found = survey(root, kind, options.contrast, options.subject, options.skip_bad)
@@ -90,8 +97,7 @@ def _load_scans(
     scans = sorted(found.scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: a split is one stretch
     decode = decoded_images if found.kind == "images" else decoded_volumes
     decoded = decode(root, scans, options, cache, progress)
-    left_out = [f"left out {shown(path.relative_to(root))}" for path in decoded.left_out]
-    notes = [*found.notes, *said, *left_out, *decoded.notes]
+    notes = [*found.notes, *said, *decoded.notes]
     known = None not in decoded.numbers
     numbers = [number for each in decoded.numbers for number in each] if known else [0]
     lowest, highest = slice_ends or (min(numbers, default=0), max(numbers, default=0))
@@ -121,7 +127,9 @@ def _load_scans(
         )
     geometry = None if decoded.space is None else _geometry(*decoded.space, decoded.size, options)
     ends = (lowest, highest) if known else None
-    return Dataset(shown(place.resolve().name), splits, slices, notes, found.kind, geometry, slice_ends=ends)
+    grey = None if decoded.grey is None else decoded.grey.as_json()
+    title = shown(place.resolve().name)
+    return Dataset(title, splits, slices, notes, found.kind, geometry, slice_ends=ends, grey=grey)
 
 
 def _splits_of(scans: list[Scan], options: DataOptions) -> tuple[dict[str, str], list[str]]:

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from common.errors import UserError
 from sources.splits import shares_of
 from sources.volumes import VolumeOptions
@@ -25,6 +27,7 @@ class DataOptions:
     split: str = "85,10,5"
     split_file: str | None = None
     skip_bad: bool = False
+    window: str | None = None
     table: str | None = None
     condition: str | None = None
     contrast: str | None = None
@@ -39,7 +42,8 @@ class DataOptions:
     @property
     def volumes(self) -> VolumeOptions:
         ends = None if self.slice_range is None else range_of(self.slice_range)
-        return VolumeOptions(self.axis, self.spacing, self.slices, ends)
+        window = None if self.window is None else window_of(self.window)
+        return VolumeOptions(self.axis, self.spacing, self.slices, ends, window)
 
     @property
     def conditions(self) -> list[str]:
@@ -65,6 +69,8 @@ class DataOptions:
         shares_of(self.split)
         if self.slice_range is not None:
             range_of(self.slice_range)
+        if self.window is not None:
+            window_of(self.window)
 
 
 def range_of(text: str) -> tuple[float, float]:
@@ -85,3 +91,13 @@ def check_pattern(text: str) -> None:
         raise UserError(
             f"--subject {text}: no regular expression ({error}); expected one whose first group is the person, such as ([^/]+)/"
         ) from None
+
+
+def window_of(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -np.inf < low < high < np.inf:
+        raise UserError(f"--window is {text}; expected two grey values, low to high, such as -100:300")
+    return low, high

@@ -11,7 +11,8 @@ from common.errors import UserError
 from common.files import cached_array, digest
 from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
-from sources.images import DECODING, SLICE_NAME, decode_images
+from sources.images import DECODING, SLICE_NAME, Survey, decode_images, survey
+from sources.intensities import Scale
 from sources.listed_splits import read_split_file
 from sources.splits import check_sizes, check_subjects
 
@@ -24,6 +25,7 @@ def load_slice_set(
     required: str | None = "train",
     slices_per_subject: int | None = None,
     split_file: str | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Dataset:
     """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
 
@@ -37,6 +39,7 @@ def load_slice_set(
         required: the split that must be there; None asks for any.
         slices_per_subject: what slice positions are relative to; found in the names when None.
         split_file: decides over the folders for the subjects that it names (`sources.listed_splits`).
+        window: grey values that become black and white; None: 8 bits as they are, of more the range of all files together.
 
     Raises:
         UserError: for a missing or empty required split, unreadable files, mixed sizes, or a subject in two splits.
@@ -57,8 +60,9 @@ def load_slice_set(
         )
     notes = [*said, *(f"no {split} split in {root}" for split in SPLITS if not files[split])]
     kind = "" if split_file is None else f"-{digest(split_file)[:8]}"
+    scale = _scale([path for paths in files.values() for path in paths], root, Path(cache), window, progress)
     splits = {
-        split: _load_split(root, split + kind, paths, Path(cache), image_size, progress)
+        split: _load_split(root, split + kind, paths, Path(cache), image_size, progress, scale)
         for split, paths in files.items()
         if paths
     }
@@ -75,7 +79,24 @@ def load_slice_set(
         name: replace(split, positions=(split.numbers / max(slices - 1, 1)).astype(np.float32))
         for name, split in splits.items()
     }
-    return Dataset(root.resolve().name, splits, slices, notes)
+    return Dataset(root.resolve().name, splits, slices, notes, grey=None if scale is None else scale.as_json())
+
+
+def _scale(
+    paths: list[Path],
+    root: Path,
+    cache: Path,
+    window: tuple[float, float] | None,
+    progress: ProgressFactory | None,
+) -> Scale | None:
+    """The scale of all splits together, which is said; None where they have 8 bits."""
+    for path in paths:
+        _parsed(path)
+    place = cache / f"slices-{digest(str(root.resolve()))[:12]}.survey.json"
+    scale = survey(paths, window, False, place, progress).scale
+    if scale is not None:
+        print(scale, flush=True)
+    return scale
 
 
 def _by_file(files: dict[str, list[Path]], split_file: str) -> tuple[dict[str, list[Path]], list[str]]:
@@ -98,14 +119,24 @@ def _parsed(path: Path) -> re.Match[str]:
 
 
 def _load_split(
-    root: Path, split: str, paths: list[Path], cache: Path, image_size: int | None, progress: ProgressFactory | None
+    root: Path,
+    split: str,
+    paths: list[Path],
+    cache: Path,
+    image_size: int | None,
+    progress: ProgressFactory | None,
+    scale: Scale | None,
 ) -> Split:
     parsed = [_parsed(path) for path in paths]
     stats = [path.stat() for path in paths]
-    key = digest(DECODING, image_size, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
+    key = digest(DECODING, image_size, scale, [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats)])
     place = cache / f"slices-{digest(str(root.resolve()))[:12]}-{split}-{image_size or 'own'}.npy"
     images = cached_array(
-        place, key, lambda make: decode_images(paths, image_size, make, f"decoding {paths[0].parent.name}", progress)
+        place,
+        key,
+        lambda make: decode_images(
+            paths, image_size, make, f"decoding {paths[0].parent.name}", progress, Survey(scale, [1] * len(paths))
+        ),
     )
     return Split(
         images,

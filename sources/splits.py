@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -41,7 +40,9 @@ def by_hash(subjects: Sequence[str], parts: Mapping[str, float]) -> dict[str, st
     """The split of each subject, where each split gets about its part of all: see `assign_splits`."""
     whole = 100 / sum(parts.values()) if len(parts) < len(SPLITS) else 1.0
     places = {
-        subject: int.from_bytes(hashlib.sha256(os.fsencode(subject)).digest()[:8], "big") / 2**64 * 100
+        subject: int.from_bytes(hashlib.sha256(subject.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        / 2**64
+        * 100
         for subject in subjects
     }
     ends = dict(zip(parts, accumulate(part * whole for part in parts.values())))

@@ -74,8 +74,8 @@ def test_cache_is_reused_and_a_changed_folder_is_noticed(slices, tmp_path, monke
     cache = tmp_path / "cache"
     before = np.array(load_slice_set(slices, cache).splits["train"].images)
     decoded = []
-    original = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda path, size: decoded.append(path.name) or original(path, size))
+    original = images.decode_pages
+    monkeypatch.setattr(images, "decode_pages", lambda path, *how: decoded.append(path.name) or original(path, *how))
     again = load_slice_set(slices, cache).splits["train"].images
     assert not decoded and isinstance(again, np.memmap) and np.array_equal(before, again)
 

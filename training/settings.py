@@ -80,6 +80,11 @@ class Settings:
     skip_bad: bool = flag(
         False, "Leave out volumes and images that cannot be read, and say which, instead of stopping."
     )
+    window: str | None = flag(
+        None,
+        "Grey values low:high that become black and white, such as -100:300 of a CT; where it is not given, percentiles of each "
+        "volume, and the range of all images of more than 8 bits together.",
+    )
     table: str | None = flag(
         None, "A .csv or .tsv file with a line a subject, or a subject and session, such as participants.tsv."
     )
