@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from sources.names import BY_FOLDER, Names, Whose, names_of
-from sources.walk import shown
 from sources.words import kind_of_folder, split_folders, stem_of
 
 NOBODY = "person"  # whose files are where no name says anything but numbers
@@ -62,7 +61,8 @@ def _by_pattern(path: Path, root: Path, pattern: str) -> dict[str, object]:
     person = (found[1] if found.re.groups else found[0]) if found else None
     if not person:
         raise UserError(
-            f"--subject {pattern}: it finds nobody in {shown(path.relative_to(root))}; expected a regular expression whose first "
+            f"--subject {pattern}: it finds nobody in {printable(path.relative_to(root))}; expected a regular "
+            f"expression whose first "
             "group is the person, in every path from --data on"
         )
     return {"person": person, "how": BY_PATTERN, "certain": True}

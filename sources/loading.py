@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
@@ -22,7 +22,7 @@ from sources.slice_set import load_slice_set
 from sources.splits import assign_splits, stated_splits
 from sources.volumes import SUFFIXES as VOLUME_SUFFIXES
 from sources.volumes import Space
-from sources.walk import other_kinds, shown, walk
+from sources.walk import other_kinds, walk
 
 
 def load(
@@ -65,6 +65,7 @@ def load(
                 slices_per_subject,
                 options.split_file,
                 options.volumes.window,
+                slice_ends,
             )
         else:
             found = survey(root, kind, options.contrast, options.subject, options.skip_bad)
@@ -78,8 +79,8 @@ def _check_place(place: Path) -> None:
         return
     if place.is_file():
         for _, what, _, todo in other_kinds(walk(place)):
-            raise UserError(f"{shown(place)}: a {what}; expected a folder, a volume or an image; {todo}")
-    raise UserError(f"{shown(place)}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
+            raise UserError(f"{printable(place)}: a {what}; expected a folder, a volume or an image; {todo}")
+    raise UserError(f"{printable(place)}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
 
 
 def _load_scans(
@@ -107,7 +108,7 @@ def _load_scans(
         here = [index for index, scan in enumerate(scans) if assigned[scan.subject] == name]
         each = [scans[index] for index in here for _ in decoded.names[index]]
         if not each:
-            notes.append(f"no subject of {shown(place)} is in the {name} split")
+            notes.append(f"no subject of {printable(place)} is in the {name} split")
             continue
         numbers_here = np.array([number for index in here for number in decoded.numbers[index]]) if known else None
         splits[name] = Split(
@@ -123,12 +124,12 @@ def _load_scans(
         start += len(each)
     if not splits or (required is not None and required not in splits):
         raise UserError(
-            f"{shown(place)}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
+            f"{printable(place)}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
         )
     geometry = None if decoded.space is None else _geometry(*decoded.space, decoded.size, options)
     ends = (lowest, highest) if known else None
     grey = None if decoded.grey is None else decoded.grey.as_json()
-    title = shown(place.resolve().name)
+    title = printable(place.resolve().name)
     return Dataset(title, splits, slices, notes, found.kind, geometry, slice_ends=ends, grey=grey)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from natsort import natsorted
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from sources.identity import identify
 from sources.matching import counted
 from sources.names import Whose
 from sources.planes import is_plane
 from sources.selection import one_contrast, scans_by_name, stems_of
 from sources.slice_numbers import believable
-from sources.walk import Tree, other_kinds, shown, walk
+from sources.walk import SLICE_SET, Tree, links_to_nothing, other_kinds, walk
 from sources.words import stem_of
 
 FORMATS = {
@@ -28,7 +28,6 @@ FORMATS = {
 BIDS_SCAN = re.compile(r"(?:^|/)sub-[^/]+/(?:ses-[^/]+/)?anat/[^/]+\.nii(\.gz)?$")
 BIDS_AT_THE_TOP = re.compile(r"sub-[^/]+/(?:ses-[^/]+/)?anat/[^/]+$")
 NOT_RAW = re.compile(r"(?:^|/)(?:derivatives|sourcedata|code)/")
-SLICE_SET = "keras_png_slices_"
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def survey(
     scans = _image_scans(whose, tree.root) if kind == "images" else _volume_scans(whose, tree.root)
     scans, doubt = _numbered(scans)
     notes = [_grouping(whose, tree), *notes, *said, *more, *gone, *doubt, *_not_read(tree, kind)]
-    return Found(kind, natsorted(scans, key=lambda scan: (shown(scan.subject), shown(scan.name))), notes)
+    return Found(kind, natsorted(scans, key=lambda scan: (printable(scan.subject), printable(scan.name))), notes)
 
 
 def _kind_of(tree: Tree) -> str:
@@ -128,7 +127,7 @@ def _are_slices(volumes: Sequence[Path]) -> bool:
 
 
 def _nothing(tree: Tree) -> UserError:
-    where = shown(tree.root)
+    where = printable(tree.root)
     for count, what, example, todo in other_kinds(tree)[:1]:
         return UserError(
             f"{where}: no train slices found, but {_of_kind(count, what)}, such as {tree.inner(example)}; {todo}"
@@ -148,7 +147,7 @@ def _files_of(tree: Tree, kind: str, contrast: str | None) -> tuple[list[Path], 
     """
     files = _files_of_kind(tree, kind, contrast)
     if not files:
-        raise UserError(f"{shown(tree.root)}: --format {kind} finds nothing there; expected {FORMATS[kind]}")
+        raise UserError(f"{printable(tree.root)}: --format {kind} finds nothing there; expected {FORMATS[kind]}")
     taken = {*files}
     others = [path for path in tree.volumes if path not in taken] if kind in ("oasis1", "bids") else []
     if not others:
@@ -199,13 +198,10 @@ def _present(whose: list[Whose], tree: Tree, skip_bad: bool) -> tuple[list[Whose
     gone = [one for one in whose if one.path in tree.dangling]
     if not gone:
         return whose, []
-    said = (
-        f"{len(gone)} of {len(whose)} files are links to what is not there, such as {tree.inner(gone[0].path)}; get them with "
-        f"datalad get PATH or git annex get PATH"
-    )
+    said = links_to_nothing(len(gone), len(whose), tree.inner(gone[0].path))
     if not skip_bad or len(gone) == len(whose):
-        raise UserError(f"{shown(tree.root)}: {said}, or leave them out with --skip_bad")
-    return [one for one in whose if one.path not in tree.dangling], [f"left out {said}"]
+        raise UserError(f"{printable(tree.root)}: {said}, or leave them out with --skip_bad")
+    return [one for one in whose if one.path not in tree.dangling], [f"left out: {said}"]
 
 
 def _grouping(whose: list[Whose], tree: Tree) -> str:
@@ -216,7 +212,7 @@ def _grouping(whose: list[Whose], tree: Tree) -> str:
     people = {how: {one.person for one in whose if one.how == how} for how in dict.fromkeys(one.how for one in whose)}
     by = " and ".join(f"{len(some)} by {how}" if len(people) > 1 else f"by {how}" for how, some in people.items())
     examples = ", ".join(
-        f"`{shown(person)}` <- {tree.inner(some[0])}" + (f" and {len(some) - 1} more" if len(some) > 1 else "")
+        f"`{printable(person)}` <- {tree.inner(some[0])}" + (f" and {len(some) - 1} more" if len(some) > 1 else "")
         for person, some in list(paths.items())[:2]
     )
     return (

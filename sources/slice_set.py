@@ -14,7 +14,9 @@ from dataset import SPLITS, Dataset, Split
 from sources.images import DECODING, SLICE_NAME, Survey, decode_images, survey
 from sources.intensities import Scale
 from sources.listed_splits import read_split_file
+from sources.slice_numbers import positions
 from sources.splits import check_sizes, check_subjects
+from sources.walk import SLICE_SET, links_to_nothing
 
 
 def load_slice_set(
@@ -26,6 +28,7 @@ def load_slice_set(
     slices_per_subject: int | None = None,
     split_file: str | None = None,
     window: tuple[float, float] | None = None,
+    slice_ends: tuple[int, int] | None = None,
 ) -> Dataset:
     """Read `ROOT/keras_png_slices_{train,validate,test}/case_<subject>_slice_<n>.nii.png`.
 
@@ -37,7 +40,7 @@ def load_slice_set(
         image_size: resample every slice to this many pixels a side; None keeps the files' own size.
         progress: makes the bar shown while decoding, such as `common.runtime.Progress`.
         required: the split that must be there; None asks for any.
-        slices_per_subject: what slice positions are relative to; found in the names when None.
+        slices_per_subject, slice_ends: of the run that the data is scored by, as `Dataset` has them; found in the names when None.
         split_file: decides over the folders for the subjects that it names (`sources.listed_splits`).
         window: grey values that become black and white; None: 8 bits as they are, of more the range of all files together.
 
@@ -47,7 +50,7 @@ def load_slice_set(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one that holds keras_png_slices_train/")
-    files = {split: natsorted(path for path in (root / f"keras_png_slices_{split}").glob("*.png")) for split in SPLITS}
+    files = {split: _files_of(root, split) for split in SPLITS}
     said: list[str] = []
     if split_file is not None:
         files, said = _by_file(files, split_file)
@@ -68,6 +71,33 @@ def load_slice_set(
     }
     check_sizes(splits)
     check_subjects(splits)
+    splits, slices, ends = _placed(root, splits, slices_per_subject, slice_ends)
+    grey = None if scale is None else scale.as_json()
+    return Dataset(root.resolve().name, splits, slices, notes, slice_ends=ends, grey=grey)
+
+
+def _files_of(root: Path, split: str) -> list[Path]:
+    """The slices of a split in natural order.
+
+    Raises:
+        UserError: when some are links to what is not there.
+    """
+    folder = root / f"{SLICE_SET}{split}"
+    files = natsorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    gone = [path for path in files if path.is_symlink() and not path.exists()]
+    if gone:
+        raise UserError(f"{folder}: {links_to_nothing(len(gone), len(files), gone[0].name)}")
+    return files
+
+
+def _placed(
+    root: Path, splits: dict[str, Split], slices_per_subject: int | None, ends: tuple[int, int] | None
+) -> tuple[dict[str, Split], int, tuple[int, int]]:
+    """The splits with slice positions, how many slice numbers there are, and those whose positions are 0 and 1.
+
+    Raises:
+        UserError: for a slice number that the run was not trained on.
+    """
     highest, name = max((int(split.numbers.max()), name) for name, split in splits.items())
     slices = slices_per_subject or highest + 1
     if highest >= slices:
@@ -75,11 +105,9 @@ def load_slice_set(
             f"{root}: the {name} split has a slice number {highest}, but the run was trained on slices "
             f"0 to {slices - 1}"
         )
-    splits = {
-        name: replace(split, positions=(split.numbers / max(slices - 1, 1)).astype(np.float32))
-        for name, split in splits.items()
-    }
-    return Dataset(root.resolve().name, splits, slices, notes, grey=None if scale is None else scale.as_json())
+    ends = ends or (min(int(split.numbers.min()) for split in splits.values()), highest)
+    placed = {name: replace(split, positions=positions(split.numbers, *ends)) for name, split in splits.items()}
+    return placed, slices, ends
 
 
 def _scale(

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from natsort import natsorted
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.volumes import SUFFIXES as VOLUME_SUFFIXES
 
 # surf/ of FreeSurfer holds values of the points of a surface, stored as if they were volumes
 NEVER_ENTERED = {"__MACOSX", "surf", "__pycache__", "node_modules", "lost+found", "@eaDir", "$RECYCLE.BIN"}
+SLICE_SET = "keras_png_slices_"  # what the folders of the OASIS PNG slice set are called, before the split
 TO_NIFTI = "make NIfTI files of them first, with dcm2niix -z y -o NIFTI {root}, and give --data NIFTI"
 UNPACK = "unpack first, with {tool}, and give the folder"
 # what a file is by the end of its name, and what to do about it
@@ -49,12 +50,7 @@ class Tree:
 
     def inner(self, path: Path) -> str:
         """A file's path from the root on, as it can be printed."""
-        return shown(path.relative_to(self.root))
-
-
-def shown(path: object) -> str:
-    """A path as it can be printed: a name that is no UTF-8 with its bytes escaped."""
-    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+        return printable(path.relative_to(self.root))
 
 
 def walk(place: Path) -> Tree:
@@ -93,13 +89,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
-            f"{shown(folder)}: the folder cannot be read ({error.strerror}); mend its permissions"
+            f"{printable(folder)}: the folder cannot be read ({error.strerror}); mend its permissions"
         ) from None
 
 
 def _sorted_out(root: Path, files: Iterable[Path], dangling: frozenset[Path]) -> Tree:
     volumes, images, others = [], [], []
-    for path in natsorted(files, key=lambda path: shown(path.relative_to(root))):
+    for path in natsorted(files, key=lambda path: printable(path.relative_to(root))):
         name = path.name.lower()
         kind = (
             volumes if name.endswith(VOLUME_SUFFIXES) else images if path.suffix.lower() in IMAGE_SUFFIXES else others
@@ -118,7 +114,7 @@ def other_kinds(tree: Tree) -> list[tuple[int, str, Path, str]]:
             found[kind] += 1
             example.setdefault(kind, path)
     return [
-        (count, what, example[what, todo], todo.format(root=shown(tree.root)))
+        (count, what, example[what, todo], todo.format(root=printable(tree.root)))
         for (what, todo), count in found.most_common()
     ]
 
@@ -139,3 +135,11 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def links_to_nothing(count: int, of: int, example: str) -> str:
+    """What is to be said of links to files that are not there, as git-annex and DataLad leave them."""
+    return (
+        f"{count} of {of} files are links to what is not there, such as {example}; get them with datalad get PATH or "
+        "git annex get PATH"
+    )

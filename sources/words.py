@@ -182,7 +182,7 @@ _VISIT_WORD = r"ses(?:sion)?|visit|vis|week|wk|month|mo|year|yr|day|time ?point|
 VISIT = re.compile(
     rf"(?:(?:{_VISIT_WORD})[ _-]?[a-z]?\d+|(?:ses|session|visit)[ _-][0-9a-z]+|baseline|bl|screening|initial|pre|post|before|"
     rf"after|pre[ _-]?op|post[ _-]?op|follow[ _-]?up|fu|retest|test[ _-]?retest|m\d\d|v\d\d|y\d\d|d\d{{4}}|"
-    rf"\d+[ _-]?(?:months?|mo|weeks?|years?|yrs?|days?|mths?))",
+    rf"\d+ ?(?:months?|mo|weeks?|years?|yrs?|days?|mths?))",
     re.IGNORECASE,
 )
 SHORT_VISIT = re.compile(r"[vmwyd][ _-]?\d", re.IGNORECASE)  # where other names are people's
