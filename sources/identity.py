@@ -25,6 +25,7 @@ BY_FILE, BY_STACK, BY_ITSELF, BY_PATTERN = (
     "nothing in the names: each file counts as one",
     "--subject",
 )
+MOST_REPEATS = 8  # scans of one person that are counted in file names
 CONTIGUOUS = 0.9  # share of the numbers between the least and the greatest that people who were counted have, at least
 
 
@@ -49,6 +50,7 @@ def identify(
         return [replace(each.whose, **_by_pattern(each.whose.path, root, pattern)) for each in names]
     unknown = [each for each in names if not each.whose.person]
     _take_repeated_folders_for_classes(unknown)
+    _part_repeated_words(unknown)
     _name_people(unknown, stacks)
     found = [each.whose for each in names]
     found = _apart_where_counted_anew(found, lambda one: one.label)
@@ -84,6 +86,37 @@ def _take_repeated_folders_for_classes(names: list[Names]) -> None:
             (name, _), *each.folders = each.folders
             each.before = tuple(part for part in each.before if part != name)
             each.whose = replace(each.whose, label="/".join(filter(None, [each.whose.label, name])))
+
+
+def _part_repeated_words(names: list[Names]) -> None:
+    """Where file names are people and a word that repeats with all of them (p01_a, p01_b, p02_a), take the people alone.
+
+    Of the two the one of which there are more is people, in doubt the first. Names that count anew after each numbered first
+    word, and further than scans of one person do, are whole names: MMRR-21-1 to MMRR-21-21 beside NKI-22-1 to NKI-22-22.
+    """
+    parted = {each.base: re.fullmatch(r"(.+)[_\-. ]([^_\-. ]+)", each.base) for each in names if not each.named}
+    ends, fronts = defaultdict(set), defaultdict(set)
+    for found in filter(None, parted.values()):
+        ends[found[1]].add(found[2])
+        fronts[found[2]].add(found[1])
+    if (
+        None in parted.values()
+        or len(ends) < 2
+        or len(fronts) < 2
+        or {kind_of_folder(f) for f in ends} & {"class", "group"}
+    ):
+        return
+    shared, repeated = (sum(len(each) > 1 for each in some.values()) for some in (fronts, ends))
+    if shared < len(fronts) / 2 or repeated < len(ends) / 2 or all(map(_counted_far, *zip(*ends.items()))):
+        return
+    part = 2 if len(fronts) > 2 * len(ends) else 1
+    for each in names:
+        if each.base in parted:
+            each.base = parted[each.base][part]
+
+
+def _counted_far(front: str, endings: set[str]) -> bool:
+    return bool(re.search(r"\d", front)) and len(endings) > MOST_REPEATS and _counted(endings)
 
 
 def _name_people(names: list[Names], stacks: bool) -> None:

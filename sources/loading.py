@@ -124,7 +124,8 @@ def _load_scans(
         start += len(each)
     if not splits or (required is not None and required not in splits):
         raise UserError(
-            f"{printable(place)}: no subject is in the {required or 'first'} split; change --split or give a --split_file"
+            f"{printable(place)}: no subject is in the {required or 'first'} split; change --split"
+            f"{' or the folders that state splits' if any(scan.split for scan in scans) else ''}, or give a --split_file"
         )
     geometry = None if decoded.space is None else _geometry(*decoded.space, decoded.size, options)
     ends = (lowest, highest) if known else None

@@ -38,7 +38,8 @@ IDS = tuple(
         r"(BraTS\d*_(?:Training|Validation)_\d+)",
         r"(UPENN-GBM-\d{5})(?:_(\d+))?",
         r"(UCSF-PDGM-\d{3,4})(?:_(FU\d+d))?",
-        r"(?<![A-Z0-9])((?:PPMI|AIBL|NACC)_?\d{3,6})(?!\d)",
+        r"(?<![A-Z0-9])((?:PPMI|AIBL|NACC)_?\d+)",
+        r"(?<!\d)(\d{7})_(2\d{4}_\d_\d)",
     )
 )
 UPPER = re.compile(r"OAS|IXI|\d{3}_S|TCGA", re.IGNORECASE)
@@ -48,11 +49,9 @@ PERSON_WORDS = (
     r"sub|subj|subject|person|patient|pat|pt|case|participant|volunteer|control|ctrl|hc|mouse|rat|proband|pid|id"
 )
 PERSON = re.compile(rf"(?:^|(?<=[_\-\s.]))((?:{PERSON_WORDS})[ _-]?\d+)(?![A-Za-z0-9])", re.IGNORECASE)
-SLICE = re.compile(
-    r"(?:^|[_\-. ])(?:slice|slc|sl|axial|coronal|sagittal|img|image|z|s)[_-]?(\d+)(?=[_\-. ]|$)", re.IGNORECASE
-)
+SLICE = re.compile(r"(?:^|[_\-. ])(?:slice|slc|axial|coronal|sagittal|z)[_-]?(\d+)(?=[_\-. ]|$)", re.IGNORECASE)
 FIRST_NUMBER = re.compile(r"(\d+)[_\-. ]+(?=\D+$)")
-LAST_NUMBER = re.compile(r"[_\-. (]*(\d+)\)?$")
+LAST_NUMBER = re.compile(r"(?:(?:^|[_\-. ])(?:sl|img|image|s))?[_\-. (]*(\d+)\)?$", re.IGNORECASE)
 VISIT_INSIDE = re.compile(
     rf"(?:(?:^|(?<=[_\-. ]))({VISIT.pattern}|{DATE.pattern})|(?<=[_\-])({SHORT_VISIT.pattern}))(?=[_\-. ]|$)",
     re.IGNORECASE,
@@ -135,7 +134,7 @@ def names_of(
                 visits += inside
             before.append(name)
     made_by, stem = spm_version(stem_of(path.name), stems)
-    free = told[-2:].count("mri") and stem in FREESURFER
+    free = not made_by and "mri" in told[-2:] and stem in FREESURFER
     version = ((stem,) if stem != "T1" else ()) if free else _version(stem, told) + ((made_by,) if made_by else ())
     contrast = "T1" if free else contrast_of(told, stem)
     if CHANNEL.fullmatch(stem) and any(name.startswith("images") for name in parts[:-1]):

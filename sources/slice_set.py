@@ -40,7 +40,8 @@ def load_slice_set(
         image_size: resample every slice to this many pixels a side; None keeps the files' own size.
         progress: makes the bar shown while decoding, such as `common.runtime.Progress`.
         required: the split that must be there; None asks for any.
-        slices_per_subject, slice_ends: of the run that the data is scored by, as `Dataset` has them; found in the names when None.
+        slices_per_subject, slice_ends: of the run that the data is scored by, as `Dataset` has them; found in the
+        names when None.
         split_file: decides over the folders for the subjects that it names (`sources.listed_splits`).
         window: grey values that become black and white; None: 8 bits as they are, of more the range of all files together.
 

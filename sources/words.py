@@ -68,12 +68,11 @@ CHANNEL = re.compile(r"(.*\d)_(000\d)")  # of nnU-Net's imagesTr/BRATS_001_0000.
 
 # what was done to a scan, or the space that it was brought to; plainer scans come first
 VERSIONS = _words(
-    "mni mninonlinear mni152 mnispace icbm152 talairach tal t88 sbj brain bet betted skullstripped stripped ss nobet norm "
-    "normalized "
-    "normalised nu orig rawavg n4 biascorr biascorrected bfc corrected corr preproc preprocessed processed "
-    "resampled resliced reg "
-    "registered coreg coregistered warped aligned std acpc dc restore smooth smoothed denoised masked gfc defaced deface cropped "
-    "unbiased histmatch zscore scaled downsampled res 1mm 2mm iso isotropic"
+    "mni mninonlinear mni152 mnispace icbm152 talairach tal t88 sbj brain bet betted skullstripped stripped ss nobet "
+    "norm normalized normalised nu orig rawavg n4 biascorr biascorrected bfc corrected corr preproc preprocessed "
+    "processed resampled resliced reg registered coreg coregistered warped aligned std acpc dc restore smooth "
+    "smoothed denoised masked gfc defaced deface cropped unbiased pp histmatch zscore scaled downsampled res 1mm 2mm "
+    "iso isotropic"
 )
 SPACES = re.compile(r"mni|icbm|tal|t88|space-")  # words of versions that say another space than the scan's own
 # of FreeSurfer's mri/, in the order that they are made in: all of them are T1-weighted
@@ -98,27 +97,27 @@ SPM_NO_SCAN = re.compile(r"(?P<field>i?y|u_rc1|v|iv)_|(?P<tissue>m?w?r?c[1-6]|m?
 # --------------------------------------------------------------------------- what is no scan
 
 LABEL_WORDS = _words(
-    "mask masks seg segs segm segmentation segmentations label labels lesion lesions roi rois aseg aparc dseg fseg parc "
-    "wmparc parcellation ribbon pveseg manual gt groundtruth annotation annotations brainmask lesionmask tumormask labelmap "
-    "labelmaps "
-    "labelstr labelsts labelsval deepseg synthseg"
+    "mask masks wmh seg segs segm segmentation segmentations label labels lesion lesions roi rois aseg aparc dseg "
+    "fseg parc wmparc parcellation ribbon pveseg manual gt groundtruth annotation annotations brainmask lesionmask "
+    "tumormask labelmap labelmaps labelstr labelsts labelsval deepseg synthseg"
 )
 PROBABILITY_WORDS = _words(
     "probseg prob probs probability probabilities pve pveseg mixeltype tpm gm wm csf gmprob wmprob csfprob"
 )
 DEFORMATION_WORDS = _words(
-    "warp warpfield xfm deformation deformations displacement dispfield jacobian jac jacobians invwarp transform transforms "
-    "xfms inversewarp warpcoef"
+    "warp warpfield xfm deformation deformations displacement dispfield jacobian jac jacobians invwarp transform "
+    "transforms xfms inversewarp warpcoef"
 )
 ATLAS_WORDS = _words("atlas atlases template templates harvardoxford aal schaefer juelich")
 STATISTIC_WORDS = _words("stat stats statmap zstat tstat cope varcope spmt spmf resms rpv pmap zmap tmap fstat thresh")
+_TEMPLATES = re.compile(r"fsaverage|cvs_avg")  # of FreeSurfer, beside people
 MAP_FOLDERS = {"maps", "map", "probmaps", "probabilitymaps"}
-LABELS = "labels or masks"
+LABELS, ATLASES = "labels or masks", "atlases or templates"
 _REASONS = {
     LABELS: LABEL_WORDS,
     "tissue or probability maps": PROBABILITY_WORDS,
     "deformation fields": DEFORMATION_WORDS,
-    "atlases or templates": ATLAS_WORDS,
+    ATLASES: ATLAS_WORDS,
     "statistical maps": STATISTIC_WORDS,
 }
 _LAST_WORD_ALONE = {
@@ -152,15 +151,16 @@ FREESURFER_NO_SCANS = {
 # --------------------------------------------------------------------------- folders that name nobody
 
 CLASSES = _words(
-    "ad cn mci emci lmci smc nc hc td tdc asd adhd ms scz sz mdd bd bp sczd ftd dlb vad pdd psp als control controls ctrl ctl "
-    "healthy healthycontrol healthycontrols patient patients disease diseased sick normal abnormal pathological pathology "
-    "demented nondemented verymilddemented milddemented moderatedemented verymild mild moderate severe dementia nodementia "
-    "nonimpairment noimpairment impaired mildimpairment moderateimpairment verymildimpairment alzheimer alzheimers parkinson "
-    "parkinsons converted converter converters nonconverter stable progressive smci pmci glioma meningioma pituitary notumor "
-    "tumor tumour tumors notumour nontumor braintumor brain_tumor lgg hgg gbm benign malignant yes no positive negative pos neg "
-    "epilepsy stroke ischemic hemorrhagic haemorrhagic lesioned autism autistic typical schizophrenia bipolar depression "
-    "depressed male female men women young old elderly adult adults child children cases male1 responder responders "
-    "nonresponder nonresponders"
+    "ad cn mci emci lmci smc nc hc td tdc asd adhd ms scz sz mdd bd bp sczd ftd dlb vad pdd psp als control controls "
+    "ctrl ctl healthy healthycontrol healthycontrols patient patients disease diseased sick normal abnormal "
+    "pathological pathology demented nondemented verymilddementia milddementia moderatedementia severedementia "
+    "verymilddemented milddemented moderatedemented verymild mild moderate severe dementia nodementia nonimpairment "
+    "noimpairment impaired mildimpairment moderateimpairment verymildimpairment alzheimer alzheimers parkinson "
+    "parkinsons converted converter converters nonconverter stable progressive smci pmci glioma meningioma pituitary "
+    "notumor tumor tumour tumors notumour nontumor braintumor lgg hgg gbm benign malignant yes no positive negative "
+    "pos neg epilepsy stroke ischemic hemorrhagic haemorrhagic lesioned autism autistic typical schizophrenia bipolar "
+    "depression depressed male female men women young old elderly adult adults child children cases responder "
+    "responders nonresponder nonresponders"
 )
 _CLASS_FILLERS = r"(?:group|grp|class|cohort|subjects?|people|persons|participants|images|scans|mri|data|set)"
 GROUP = re.compile(
@@ -169,18 +169,18 @@ GROUP = re.compile(
     re.IGNORECASE,
 )
 STRUCTURE = _words(
-    "anat mri mris mr raw rawdata scan scans image images img imgs pic pics picture pictures photo photos frame frames nifti "
-    "niftis nii dicom dicoms dcm data dataset datasets sourcedata source derivatives processed preprocessed unprocessed "
-    "t88 111 sbj sbj111 subj111 fsl fslseg resources files file output out sessions orig brain slices slice png pngs jpg jpeg "
-    "jpgs tif tiff tiffs bmp axial coronal sagittal ax cor sag transversal transverse structural volumes volume vol "
-    "stack stacks series all native mni mni152 space original originals input inputs keras acquisition acq run echo "
-    "isotropic 2d 3d mprage3d "
-    "defaced deface anon anonymized anonymised nobet bet brains skullstripped stripped preproc br hdr analyze mgz derived "
-    "subjects people participants persons individuals imagestr imagests imagesval repeat to from in of and mninonlinear"
+    "anat mri mris mr raw rawdata scan scans image images img imgs pic pics picture pictures photo photos frame "
+    "frames nifti niftis nii dicom dicoms dcm data dataset datasets sourcedata source derivatives processed "
+    "preprocessed unprocessed t88 111 sbj sbj111 subj111 fsl fslseg resources files file output out sessions orig "
+    "brain slices slice png pngs jpg jpeg jpgs tif tiff tiffs bmp axial coronal sagittal ax cor sag transversal "
+    "transverse structural volumes volume vol stack stacks series all native mni mni152 space original originals "
+    "input inputs keras acquisition acq run echo isotropic 2d 3d mprage3d defaced deface anon anonymized anonymised "
+    "nobet bet brains skullstripped stripped preproc br hdr analyze mgz derived subjects people participants persons "
+    "individuals imagestr imagests imagesval repeat to from in of and mninonlinear"
 )
 _VISIT_WORD = r"ses(?:sion)?|visit|vis|week|wk|month|mo|year|yr|day|time ?point|tp|wave|follow[ _-]?up|fu|exam|mr|ses"
 VISIT = re.compile(
-    rf"(?:(?:{_VISIT_WORD})[ _-]?[a-z]?\d+|(?:ses|session|visit)[ _-][0-9a-z]+|baseline|bl|screening|initial|pre|post|before|"
+    rf"(?:(?:{_VISIT_WORD})[ _-]?\d+|ses-[0-9a-z]+|(?:session|visit)[ _-]?[a-d]|baseline|bl|screening|initial|pre|post|before|"
     rf"after|pre[ _-]?op|post[ _-]?op|follow[ _-]?up|fu|retest|test[ _-]?retest|m\d\d|v\d\d|y\d\d|d\d{{4}}|"
     rf"\d+ ?(?:months?|mo|weeks?|years?|yrs?|days?|mths?))",
     re.IGNORECASE,
@@ -223,12 +223,10 @@ def contrast_of(folders: Sequence[str], stem: str) -> str:
     """The contrast that a file's name or, where it says none, a folder's name says; a key of `CONTRASTS`, or "" for none."""
     for index, name in enumerate((stem, *reversed(folders))):
         words = words_of(re.sub(r"mp[-_]rage", "mprage", name, flags=re.IGNORECASE))
-        last = 0 if index else len(words) - 1
-        found = {
-            _CONTRAST_OF[word]
-            for place, word in enumerate(words)
-            if word in _CONTRAST_OF and (word not in _LAST_ALONE or (place == last and (not index or len(words) == 1)))
-        }
+        telling = [word for word in words if word not in VERSIONS and not word.isdecimal()]
+        last = telling[-1:] if not index or len(words) == 1 else []
+        found = {_CONTRAST_OF[word] for word in words if word in _CONTRAST_OF and word not in _LAST_ALONE}
+        found |= {_CONTRAST_OF[word] for word in last if word in _LAST_ALONE}
         if found and not (index and _is_class(name)):
             suffix = _CONTRAST_OF.get(words[-1])
             if suffix in found and name.startswith("sub-"):
@@ -239,6 +237,8 @@ def contrast_of(folders: Sequence[str], stem: str) -> str:
 
 def no_scan(folders: Sequence[str], stem: str) -> str:
     """Why a file is no scan, by the words of its name and folders: a reason, or "" for a scan."""
+    if any(_TEMPLATES.match(name) for name in folders):
+        return ATLASES
     if "mri" in folders[-2:] and stem in FREESURFER:
         return ""
     if folders and folders[-1] == "mri" and (stem in FREESURFER_NO_SCANS or re.match(r"[lr]h\.", stem)):
@@ -261,13 +261,11 @@ def _no_scans_in(folder: str) -> str:
     words.discard("")
     if plain(folder) in MAP_FOLDERS:
         return "tissue or probability maps"
-    if re.match(r"fsaverage|cvs_avg", folder):
-        return "atlases or templates"
     return next((reason for reason, known in _REASONS.items() if words and words <= known), "")
 
 
 def _without_numbers(words: Iterable[str]) -> list[str]:
-    return [word.rstrip("0123456789") for word in words]
+    return ["seg" if word.startswith("seg") else word.rstrip("0123456789") for word in words]
 
 
 def spm_version(stem: str, stems: Container[str]) -> tuple[str, str]:
