@@ -64,8 +64,7 @@ def _by_pattern(path: Path, root: Path, pattern: str) -> dict[str, object]:
     if not person:
         raise UserError(
             f"--subject {pattern}: it finds nobody in {printable(path.relative_to(root))}; expected a regular "
-            f"expression whose first "
-            "group is the person, in every path from --data on"
+            "expression whose first group is the person, in every path from --data on"
         )
     return {"person": person, "how": BY_PATTERN, "certain": True}
 

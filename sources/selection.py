@@ -39,8 +39,7 @@ def scans_by_name(files: Sequence[Path], tree: Tree, wanted: str | None) -> tupl
     if files and not kept:
         raise UserError(
             f"{tree.root}: every file there is left out by its name: {said_of(left_out, tree)}; rename what is a scan, "
-            f"or take files "
-            "with a word in their names all the same, such as --contrast seg"
+            "or take files with a word in their names all the same, such as --contrast seg"
         )
     twins = _twins(kept)
     if twins:
@@ -176,8 +175,7 @@ def _version_to_take(whose: list[Whose], tree: Tree) -> tuple[str, ...]:
         some = {_called(each) or "plain": [one.path for one in whose if one.version == each] for each in visits}
         raise UserError(
             f"{tree.root}: scans of which each person has another version: {said_of(some, tree)}; say which with "
-            f"--contrast WORD, a "
-            "word of their names, or --contrast all for all of them"
+            "--contrast WORD, a word of their names, or --contrast all for all of them"
         )
     return version
 

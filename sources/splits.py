@@ -77,8 +77,7 @@ def stated_splits(scans: Iterable[tuple[str, str, Path]], decided: Container[str
         if first != split and subject not in decided:
             raise UserError(
                 f"{subject} is in both the {first} and the {split} split that the folders state: {where} and {path}; "
-                f"move all scans "
-                "of a person to one split, say whose they are with --subject, or give a --split_file"
+                "move all scans of a person to one split, say whose they are with --subject, or give a --split_file"
             )
     return {subject: split for subject, (split, _) in found.items()}
 

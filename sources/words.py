@@ -92,7 +92,7 @@ FREESURFER = (
 )
 # what SPM and CAT12 write before the name of the scan that a file was made from
 SPM_VERSION = re.compile(r"s|sm|w|sw|m|wm|mw|r|rm|rw|u|a|ra|wa|wra|swra|swa")
-SPM_NO_SCAN = re.compile(r"(?P<field>i?y|u_rc1|v|iv)_|(?P<tissue>m?w?r?c[1-6]|m?w?p[1-6]|r[cp][1-6])_?")
+SPM_NO_SCAN = re.compile(r"(?P<field>i?y|u_rc1|v|iv)_|(?P<tissue>m?w?r?c[1-6]|m?w?p[1-6]|r[cp][1-6])(?=[^_\-. ])")
 
 # --------------------------------------------------------------------------- what is no scan
 
@@ -283,8 +283,8 @@ def spm_output(stem: str, stems: Container[str]) -> tuple[str, str]:
     """Why a file that SPM made from another one here is no scan, and the other's name; "" and the stem for what is a scan."""
     found = SPM_NO_SCAN.match(stem)
     rest = stem[found.end() :] if found else ""
-    twin = {"1": "2"}.get(stem[1:2], "1")
-    beside = rest.lower() in stems or (rest[:1].isalpha() and f"{stem[:1]}{twin}{stem[2:]}".lower() in stems)
+    tissues = [f"c{tissue}{rest}".lower() in stems for tissue in (1, 2, 3, 7)]
+    beside = rest.lower() in stems or tissues == [True, True, True, False]
     if not found or not rest or not (beside or found["field"]):
         return "", stem
     return ("deformation fields" if found["field"] else "tissue or probability maps"), rest

@@ -53,8 +53,7 @@ class Settings:
     contrast: str | None = flag(
         None,
         "Which scans to take where a folder holds several of a person: T1, T2, FLAIR, PD, a word of their names or "
-        "folders such as MNI, "
-        "or all; the T1 where it is not given.",
+        "folders such as MNI, or all; the T1 where it is not given.",
     )
     subject: str | None = flag(
         None,
