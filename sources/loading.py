@@ -1,7 +1,9 @@
 """Whatever holds slices, as a `Dataset`: the built-in cohort where no folder is given."""
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from common.runtime import ProgressFactory
 from dataset import SPLITS, Dataset, Split
 from sources.cohort import load_cohort
 from sources.conditions import Condition, Joined, join, read_conditions
-from sources.decoding import decoded_images, decoded_volumes
+from sources.decoding import Decoded, decoded_images, decoded_volumes
 from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.listed_splits import read_split_file
 from sources.options import FOLDER, DataOptions
@@ -94,10 +96,7 @@ def _load_scans(
     slice_ends: tuple[int, int] | None,
 ) -> Dataset:
     root = place if place.is_dir() else place.parent
-    assigned, said = _splits_of(found.scans, options)
-    scans = sorted(found.scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: a split is one stretch
-    decode = decoded_images if found.kind == "images" else decoded_volumes
-    decoded = decode(root, scans, options, cache, progress)
+    scans, assigned, decoded, said = _decoded(root, found, options, cache, progress)
     notes = [*found.notes, *said, *decoded.notes]
     known = None not in decoded.numbers
     numbers = [number for each in decoded.numbers for number in each] if known else [0]
@@ -132,6 +131,35 @@ def _load_scans(
     grey = None if decoded.grey is None else decoded.grey.as_json()
     title = printable(place.resolve().name)
     return Dataset(title, splits, slices, notes, found.kind, geometry, slice_ends=ends, grey=grey)
+
+
+def _decoded(
+    root: Path, found: Found, options: DataOptions, cache: Path, progress: ProgressFactory | None
+) -> tuple[list[Scan], dict[str, str], Decoded, list[str]]:
+    """The scans in the order of their splits, the split of each subject, what became of the scans, and what is to be said.
+
+    Where all scans of somebody are left out and a split would be empty without them, the others are split, and read, anew.
+    """
+    decode = decoded_images if found.kind == "images" else decoded_volumes
+    scans, (assigned, said) = found.scans, _splits_of(found.scans, options)
+    scans = sorted(scans, key=lambda scan: SPLITS.index(assigned[scan.subject]))  # stable: a split is one stretch
+    decoded = decode(root, scans, options, cache, progress)
+    here = {scan.subject for scan, names in zip(scans, decoded.names) if names}
+    rest = [scan for scan in map(partial(_without, decoded.left_out), found.scans) if scan.files]
+    again, said_again = _splits_of(rest, options) if 0 < len(here) < len(assigned) else (assigned, said)
+    if all(again[subject] == assigned[subject] for subject in here):
+        return scans, assigned, decoded, said
+    scans = sorted(rest, key=lambda scan: SPLITS.index(again[scan.subject]))
+    second = decode(root, scans, options, cache / "without what was left out", progress)
+    notes = list(dict.fromkeys([*decoded.notes, *second.notes]))
+    return scans, again, replace(second, left_out=decoded.left_out, notes=notes), said_again
+
+
+def _without(left_out: Container[Path], scan: Scan) -> Scan:
+    """A scan without the files that were left out."""
+    kept = [index for index, file in enumerate(scan.files) if file not in left_out]
+    numbers = None if scan.numbers is None else tuple(scan.numbers[index] for index in kept)
+    return replace(scan, files=tuple(scan.files[index] for index in kept), numbers=numbers)
 
 
 def _splits_of(scans: list[Scan], options: DataOptions) -> tuple[dict[str, str], list[str]]:
@@ -191,7 +219,9 @@ def _of_table(data: Dataset, path: str, columns: list[str], known: dict[str, Con
     subjects = [subject for split in data.splits.values() for subject in split.subjects]
     sessions = [session for split in data.splits.values() for session in split.sessions or [""] * len(split)]
     joined = join(table, columns, subjects, sessions, known)
-    named = [note if note.startswith("condition ") else f"table {Path(path).name}: {note}" for note in joined.notes]
+    named = [
+        note if note.startswith("condition ") else f"note: table {Path(path).name}: {note}" for note in joined.notes
+    ]
     return joined._replace(notes=named)
 
 
