@@ -57,22 +57,23 @@ def check_voxels(data: np.ndarray, path: Path) -> None:
         return
     step = max(1, data.shape[2] // LOOKED_AT)
     planes = data[:, :, ::step]
-    values, ranks = np.unique(planes, return_inverse=True)
-    values = values[np.isfinite(values)]
-    if not 2 <= len(values) <= MOST_LABELS or (values != np.round(values)).any():
+    values, ranks, counts = np.unique(planes, return_inverse=True, return_counts=True)
+    known = values[np.isfinite(values)]
+    if not 2 <= len(known) <= MOST_LABELS or (known != np.round(known)).any():
         return
-    if len(values) <= MASK or _is_flat(planes, ranks.reshape(planes.shape), len(values)):
+    if len(known) <= MASK or _is_flat(ranks.reshape(planes.shape), int(counts.argmax()), len(known)):
         raise NotAScan(path, "labels or a mask")
 
 
-def _is_flat(planes: np.ndarray, ranks: np.ndarray, levels: int) -> bool:
-    """Whether neighbours within the head are mostly equal, and where not, far apart in rank, unless there are few levels."""
+def _is_flat(ranks: np.ndarray, background: int, levels: int) -> bool:
+    """Whether neighbours within the head are mostly equal, and where not, far apart in rank, unless there are few levels.
+
+    ranks: of the voxels of `[X, Y, planes]` among its different values. background: the rank that counts as outside of the head.
+    """
     equal, jumping, other = 0, 0, 0
     for axis in (0, 1):
         here, there = (ranks.take(range(start, ranks.shape[axis] - 1 + start), axis) for start in (0, 1))
-        inside = (planes.take(range(planes.shape[axis] - 1), axis) != 0) & (
-            planes.take(range(1, planes.shape[axis]), axis) != 0
-        )
+        inside = (here != background) & (there != background)
         steps = np.abs(here[inside] - there[inside])
         equal += int((steps == 0).sum())
         jumping += int((steps > 1).sum())

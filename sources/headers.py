@@ -22,6 +22,7 @@ AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of RAS+ arrays
 MOST_VOXELS = 2**29  # of a volume: 1024 x 1024 x 512
 LONGEST = 4096  # voxels along an axis
 MILLIMETRES = {"micron": 1e-3, "meter": 1e3}
+DECIMALS = 6  # of millimetres, in affines of other units
 NEAREST, FURTHEST = 2.0, 4000.0  # mm that the longest side of what is scanned may have: a mouse's brain, a man
 SINGULAR = 1e-3  # volume of a voxel as a share of that of a box with its sides, under which it is none
 GZIP = b"\x1f\x8b"
@@ -107,7 +108,9 @@ def open_volume(path: Path) -> Volume:
     guessed = _check_sizes(image, path) if isinstance(image.header, Nifti1Header) else ()
     _check_affine(affine, path)
     factor, lie = _millimetres(image, affine)
-    return Volume(image, np.diag([factor, factor, factor, 1.0]) @ affine, (*guessed, *lie))
+    if factor != 1:  # float32 holds 0.002 m less well than 2 mm
+        affine = (np.diag([factor, factor, factor, 1.0]) @ affine).round(DECIMALS)
+    return Volume(image, affine, (*guessed, *lie))
 
 
 def is_aligned(affine: np.ndarray, spacing: float) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 DARK, BRIGHT = 1.0, 99.5  # percentiles of a volume that become black and white: of all voxels, and of those above black
 ALMOST_ALL = 0.1  # per cent of the pixels of a data set that may lie beyond its scale at either end ...
 FAR = 2.0  # ... where they lie further out than this many times the range of the others
+BELOW = 0.1  # of the range of tissue: how far below it its background lies, where tissue has negative numbers
 NARROW = ("u1", "i1", "u2", "i2", "f4")  # types that float32 holds exactly, and scipy resamples as they are
 SAMPLED = 2**17  # voxels of a volume that its background is found by
 
@@ -80,6 +81,8 @@ def scale_of(ranges: Sequence[Range]) -> Scale:
     if reach > 0:
         low = first if low < last - reach else low
         high = last if high > first + reach else high
+    if zero_is_black:
+        low -= BELOW * (high - low)
     return Scale(low, high, zero_is_black=zero_is_black)
 
 
@@ -119,8 +122,8 @@ def numbers_of(data: np.ndarray) -> np.ndarray:
 def without_holes(data: np.ndarray) -> tuple[np.ndarray, float]:
     """`[X, Y, Z]` with its background filled in where it is not a number, and what lies outside of it.
 
-    Zeros around a volume that also has negative numbers (z-scores of a brain) are background too. It gets the darkest number
-    but for outliers, which becomes black.
+    Zeros around a volume that also has negative numbers (z-scores of a brain) are background too. It becomes black: zero, or,
+    where there are negative numbers, less than the darkest of them but for outliers, so that dark tissue is none of it.
     """
     hole = None
     if data.dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
@@ -132,7 +135,10 @@ def without_holes(data: np.ndarray) -> tuple[np.ndarray, float]:
             hole = zeros if hole is None else hole | zeros
     if hole is None or not hole.any():
         return data, border if border is not None else _darkest(data)
-    fill = _darkest(data[~hole])
+    known = data[~hole]
+    fill = _darkest(known)
+    if fill < 0:
+        fill -= BELOW * (float(np.percentile(known, BRIGHT)) - fill)
     filled = data.astype(np.float32)
     filled[hole] = fill
     return filled, fill
