@@ -4,10 +4,14 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from layouts import pictures
+from PIL import Image
 
 from common.errors import UserError
 from dataset import SPLITS
+from sources import DataOptions, load
 from sources.splits import assign_splits, stated_splits
 
 SHARES = "85,10,5"
@@ -87,3 +91,18 @@ def test_a_person_in_two_stated_splits_is_refused():
     ):
         stated_splits(scans)
     assert stated_splits(scans, {"anna"}), "unless a file decides whose split it is"
+
+
+def test_who_is_left_out_leaves_no_split_empty(tmp_path):
+    root = tmp_path / "data"
+    pictures(root)
+    whole = load(DataOptions(str(root)), tmp_path / "cache")
+    (alone,) = {*whole.splits["validate"].subjects}
+    for path in (root / alone).iterdir():
+        path.write_bytes(b"no image")
+    for _ in range(2):  # the second time from the cache
+        rest = load(DataOptions(str(root), skip_bad=True), tmp_path / "cache")
+        assert [len({*split.subjects}) for split in rest.splits.values()] == [5, 1, 1]
+        for split in rest.splits.values():
+            for subject, name, pixels in zip(split.subjects, split.names, split.images):
+                assert np.array_equal(pixels, np.asarray(Image.open(root / subject / name)))
