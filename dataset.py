@@ -18,6 +18,7 @@ from torch import Tensor
 from common.errors import UserError
 
 SPLITS = ("train", "validate", "test")
+NEIGHBOUR = "neighbour"  # what a prior with context is told beside its maps: on which side of the slice those lie
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,22 @@ class Split:
         """What the prior can be told of the slices at `indices`, by name."""
         return {name: values[indices] for name, values in self.known.items()}
 
+    def neighbours(self, step: int) -> np.ndarray:
+        """The slice of the same scan whose number is `step` more, `[N]` indices; -1 where there is none.
+
+        A scan is a run of slices of one subject whose numbers rise; names that differ before `_slice_` are of different sessions.
+        """
+        found = np.full(len(self), -1)
+        if self.numbers is None or not len(self):
+            return found
+        whose = np.array([f"{subject}\n{_scan(name)}" for subject, name in zip(self.subjects, self.names)])
+        begins = (whose[1:] != whose[:-1]) | (self.numbers[1:] <= self.numbers[:-1])
+        scans = np.concatenate([[0], np.cumsum(begins)])
+        places = {place: index for index, place in enumerate(zip(scans.tolist(), self.numbers.tolist()))}
+        for (scan, number), index in places.items():
+            found[index] = places.get((scan, number + step), -1)
+        return found
+
     def batch(self, indices: np.ndarray, frame: Frame | None = None) -> Tensor:
         """The slices at `indices`, `[B, 1, h, w]` float32 in 0..1, cropped to the frame where one is given."""
         images = torch.from_numpy(self.images[indices])
@@ -187,6 +204,12 @@ class Dataset:
                 for name, split in self.splits.items()
             },
         }
+
+
+def _scan(name: str) -> str:
+    """What the name of a slice says of its scan: nothing where it does not count slices."""
+    scan, counts, _ = name.rpartition("_slice_")
+    return scan if counts else ""
 
 
 def spread_over(length: int, count: int) -> np.ndarray:

@@ -14,7 +14,6 @@ no weight is ever wasted on a future code nor multiplied by zero.
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -23,34 +22,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.sampler import CachedSampler, Draw, uniform_noise
-
-NUMBER = 0  # in place of a number of classes: the condition is a number in 0..1
-FREQUENCIES = 8  # of the sines that show a number to the prior
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of code maps before they are drawn.
-
-    position: `[batch]` slice position in 0..1, NaN or None where unknown.
-    conditions: the others by name, as in `GatedPixelCNN.forward`.
-    codes: known codes, `[height, width]` or `[batch, height, width]` int64; read where `keep` is true alone.
-    keep: bool of the same shape or `[height, width]`: which codes are known. Known codes stay where they stand and condition all
-        that are drawn after them, below and to the right.
-
-    Raises:
-        ValueError: when only one of `codes` and `keep` is given.
-    """
-
-    position: Tensor | None = None
-    conditions: Mapping[str, Tensor] | None = None
-    codes: Tensor | None = None
-    keep: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.codes is None) != (self.keep is None):
-            raise ValueError("codes and keep go together: which codes are known, and where")
+from models.conditions import NUMBER, ConditionEncoder
+from models.context import ContextEncoder
+from models.known import Known
+from models.sampler import CachedSampler, Draw, MapsAdded, uniform_noise
 
 
 def gate(x: Tensor) -> Tensor:
@@ -121,6 +96,8 @@ class GatedPixelCNN(nn.Module):
             other sizes. None: no such table.
         temperature: above 0, that all logits are divided by (Guo et al. 2017, arXiv 1706.04599): fitted on held-out maps when
             training has ended, since a prior that has learned few subjects is too sure of itself.
+        context: code maps on the same grid that the prior may be told (`models.context`), such as that of the slice below.
+        told_temperature: in place of `temperature` where a code of the context is known; None: the same.
     """
 
     def __init__(
@@ -134,6 +111,8 @@ class GatedPixelCNN(nn.Module):
         location: bool = True,
         marginal: tuple[int, int] | None = None,
         temperature: float = 1.0,
+        context: int = 0,
+        told_temperature: float | None = None,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -150,6 +129,9 @@ class GatedPixelCNN(nn.Module):
         )
         self.num_codes = num_codes
         self.temperature = temperature
+        if context:  # not named otherwise: the header of weights without context is that of versions which had none
+            self.arguments["context"] = context
+            self.told_temperature = temperature if told_temperature is None else told_temperature
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
@@ -162,6 +144,7 @@ class GatedPixelCNN(nn.Module):
         self.location = ConditionEncoder(place, channels, channels) if location else None
         table = None if marginal is None else torch.full((num_codes, *marginal), -math.log(num_codes))
         self.register_buffer("log_marginal", table)
+        self.context = ContextEncoder(context, num_codes, channels) if context else None
 
     def forward(
         self,
@@ -170,6 +153,7 @@ class GatedPixelCNN(nn.Module):
         conditions: Mapping[str, Tensor] | None = None,
         log_marginal: Tensor | None = None,
         chance: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
@@ -180,24 +164,29 @@ class GatedPixelCNN(nn.Module):
             log_marginal: `[B, K, h, w]` in place of the prior's own table (`models.marginal.PositionalMarginal.log_without`).
             chance: `[B, chances]` in 0..1, decides which channels are dropped; drawn in training where not given. No effect in
                 eval mode.
+            context: `[B, M, h, w]` int64, or `[B, h, w]` of a single map: codes on the same grid, -1 where unknown. None: nothing
+                is told.
 
         Returns:
             `[B, K, h, w]` logits, calibrated.
 
         Raises:
-            ValueError: for a condition that the prior was not made for.
+            ValueError: for a condition or a context that the prior was not made for.
         """
         gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
-        location = self._location_map(*codes.shape[1:])
+        location, to_head = self._told_maps(context, tuple(codes.shape))
         for layer, condition, kept in zip(self.layers, gate_biases, self._kept(len(codes), chance)):
             v, h = layer(v, h, condition, kept)
             if layer.first:
                 h = h + location
-        logits = self.head(h)
+        logits = self.head(h if to_head is None else h + to_head)
         table = self._marginal_map(*codes.shape[1:]) if log_marginal is None else log_marginal
         logits = logits if table is None else logits + table
-        return logits if self.temperature == 1 else logits / self.temperature
+        temperature = self._temperature_of(context)
+        if torch.is_tensor(temperature):
+            return logits / temperature[:, None, None, None]
+        return logits if temperature == 1 else logits / temperature
 
     @torch.no_grad()
     def start_from_marginal(self, marginal: Tensor) -> None:
@@ -216,9 +205,21 @@ class GatedPixelCNN(nn.Module):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"expected a finite temperature above 0, got {value}")
-        self.arguments["temperature"] = float(value)
+        self.arguments["temperature"] = _temperature(value)
+
+    @property
+    def told_temperature(self) -> float:
+        """As `temperature`, where a code of the context is known; a prior without context has no other."""
+        return self.arguments.get("told_temperature", self.temperature)
+
+    @told_temperature.setter
+    def told_temperature(self, value: float) -> None:
+        self.arguments["told_temperature"] = _temperature(value)
+
+    @property
+    def context_maps(self) -> int:
+        """M of the context, 0 without one."""
+        return self.arguments.get("context", 0)
 
     def for_maps_of(self, height: int, width: int) -> "GatedPixelCNN":
         """The same prior with a table of code frequencies for maps of this size, resampled where it had one."""
@@ -253,9 +254,22 @@ class GatedPixelCNN(nn.Module):
         other.load_state_dict(state, strict=False)
         return other
 
+    def with_context(self, maps: int) -> "GatedPixelCNN":
+        """The same prior told so many code maps; unless it was told as many before, they say nothing yet."""
+        if maps == self.context_maps:
+            return self
+        without = {name: value for name, value in self.arguments.items() if name not in ("context", "told_temperature")}
+        other = GatedPixelCNN(**without, context=maps)
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("context.")}
+        if maps:  # what was learned of the codes holds for neighbouring ones
+            state |= {f"context.{name}": value for name, value in other.context.state_dict().items()}
+            state["context.embedding.weight"] = self.embedding.weight
+        other.load_state_dict(state)
+        return other
+
     @torch.no_grad()
     def start_from_codebook(self, codebook: Tensor) -> None:
-        """Start both the embedding and the head's last weights from the codes' `[K, D]` vectors, at their usual scales.
+        """Start the embeddings and the head's last weights from the codes' `[K, D]` vectors, at their usual scales.
 
         What the prior learns of a code then holds for similar codes too, from the first step.
         """
@@ -263,6 +277,8 @@ class GatedPixelCNN(nn.Module):
         dims, channels, head = codes.shape[1], self.embedding.embedding_dim, self.head[-1].weight
         mix = torch.randn(dims, channels) / dims**0.5
         self.embedding.weight.copy_(codes if dims == channels else codes @ mix.to(codes))
+        if self.context is not None:
+            self.context.embedding.weight.copy_(self.embedding.weight)
         rows = codes @ torch.randn(dims, head.shape[1]).to(codes)
         head.copy_((rows * (head.std() / rows.std().clamp(min=1e-12)))[:, :, None, None])
 
@@ -284,8 +300,8 @@ class GatedPixelCNN(nn.Module):
             batch, height, width: of the maps to draw.
             temperature, top_k, top_p: how each code is drawn, `Draw`.
             generator: on the CPU; the same seed gives the same maps.
-            position, known: what is known of the maps, `Known`: also `conditions`, and `codes` with `keep` to complete partly
-                known maps.
+            position, known: what is known of the maps, `Known`: also `conditions`, `context`, and `codes` with `keep` to complete
+                partly known maps.
 
         Raises:
             ValueError: for a number that makes no sense.
@@ -316,18 +332,20 @@ class GatedPixelCNN(nn.Module):
             `[batch, height, width]` int64.
 
         Raises:
-            ValueError: when a known code is not in 0..K-1.
+            ValueError: when a known code is not in 0..K-1, or one of the context not in -1..K-1.
         """
-        kept = None if known.keep is None else self._known_codes(known.codes, known.keep, size)
+        kept = known.kept(size, self.num_codes)
         was_training = self.training
         self.eval()
         try:
             with torch.inference_mode():
                 gate_biases = self._gate_biases(size[0], known.position, known.conditions)
-                location, marginal = self._location_map(*size[1:]), self._marginal_map(*size[1:])
-                marginal = None if marginal is None else marginal / self.temperature
+                maps = *self._told_maps(known.context, size), self._marginal_map(*size[1:])
+                temperature = self._temperature_of(known.context)
+                if torch.is_tensor(temperature) and (temperature == temperature[0]).all():
+                    temperature = temperature[0].item()
                 noise = uniform_noise(*size, generator)
-                sampler = CachedSampler(self, gate_biases, location, draw, noise, kept, marginal)
+                sampler = CachedSampler(self, gate_biases, MapsAdded(*maps), temperature, draw, noise, kept)
                 drawn = sampler.sample(progress)
         finally:
             self.train(was_training)
@@ -348,14 +366,6 @@ class GatedPixelCNN(nn.Module):
         kept = (chance >= dropout).to(weight) / (1 - dropout)
         return list(kept[:, :, None, None].chunk(len(self.layers), dim=1))
 
-    def _known_codes(self, codes: Tensor, keep: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """Known codes and where they stand, `[B, h, w]` each; whatever stands elsewhere is made a valid code."""
-        codes, keep = codes.expand(size), keep.expand(size).bool()
-        wrong = codes[keep & ((codes < 0) | (codes >= self.num_codes))]
-        if len(wrong):
-            raise ValueError(f"a known code is {int(wrong[0])}; expected 0 to {self.num_codes - 1}")
-        return codes.masked_fill(~keep, 0), keep
-
     def _gate_biases(
         self, batch: int, position: Tensor | None, conditions: Mapping[str, Tensor] | None
     ) -> list[Tensor | None]:
@@ -370,6 +380,24 @@ class GatedPixelCNN(nn.Module):
         nothing, weight = torch.full((batch,), math.nan), self.embedding.weight
         values = {name: given.get(name, nothing).to(weight) for name in known}
         return list(self.conditions(values).chunk(len(self.layers), dim=1))
+
+    def _told_maps(self, context: Tensor | None, size: tuple[int, int, int]) -> tuple[Tensor, Tensor | None]:
+        """What location and context add to the features of the first layer and to the head's input, `[B or 1, C, h, w]` each;
+        None: nothing."""
+        location = self._location_map(*size[1:])
+        if self.context is None:
+            if context is not None:
+                raise ValueError("this prior was made without context; it cannot be told other maps")
+            return location, None
+        to_features, to_head = self.context(self.context.told(context, size))
+        return location + to_features, to_head
+
+    def _temperature_of(self, context: Tensor | None) -> float | Tensor:
+        """What the logits are divided by: of all maps alike, or `[B]`."""
+        if context is None or self.told_temperature == self.temperature:
+            return self.temperature
+        told, weight = (context >= 0).flatten(1).any(1), self.embedding.weight
+        return torch.where(told, *(weight.new_tensor(each) for each in (self.told_temperature, self.temperature)))
 
     def _marginal_map(self, height: int, width: int) -> Tensor | None:
         """The table of log frequencies for a map of this size, `[1, K, h, w]`."""
@@ -387,48 +415,7 @@ class GatedPixelCNN(nn.Module):
         return self.location({"row": rows.flatten(), "column": columns.flatten()}).t().reshape(1, -1, height, width)
 
 
-class ConditionEncoder(nn.Module):
-    """What is known of a slice as features: numbers as sines of several frequencies, classes as vectors, through a small MLP.
-
-    Args:
-        conditions: each name with its number of classes, or `NUMBER`.
-        hidden: width of the MLP. out: features.
-    """
-
-    def __init__(self, conditions: Mapping[str, int], hidden: int, out: int):
-        super().__init__()
-        if any(classes < 0 for classes in conditions.values()):
-            raise ValueError(f"a condition is a number (0) or has a number of classes, got {dict(conditions)}")
-        self.first = nn.ModuleDict(
-            {
-                name: nn.Embedding(classes, hidden) if classes else nn.Linear(2 * FREQUENCIES, hidden)
-                for name, classes in conditions.items()
-            }
-        )
-        self.unknown = nn.ParameterDict({name: nn.Parameter(torch.zeros(hidden)) for name in conditions})
-        self.last = nn.Sequential(nn.SiLU(), nn.Linear(hidden, out))
-
-    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
-        """`[N]` each, NaN where unknown -> `[N, out]`.
-
-        Raises:
-            ValueError: for a class that does not exist.
-        """
-        hidden = 0
-        for name, layer in self.first.items():
-            known, value = ~values[name].isnan(), values[name].nan_to_num(0)
-            if isinstance(layer, nn.Embedding):
-                value = value.long()
-                if ((value < 0) | (value >= layer.num_embeddings)).any():
-                    raise ValueError(f"{name} is a class of 0 to {layer.num_embeddings - 1}, got {value.tolist()}")
-            else:
-                value = _sines(value)
-            hidden = hidden + torch.where(known[:, None], layer(value), self.unknown[name])
-        return self.last(hidden)
-
-
-def _sines(values: Tensor) -> Tensor:
-    """`[N]` numbers in 0..1 -> `[N, 2 * FREQUENCIES]`."""
-    half_octaves = torch.arange(FREQUENCIES, device=values.device, dtype=values.dtype) / 2
-    angles = values[:, None] * math.pi * 2**half_octaves
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+def _temperature(value: float) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"expected a finite temperature above 0, got {value}")
+    return float(value)

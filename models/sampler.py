@@ -78,6 +78,19 @@ def uniform_noise(batch: int, height: int, width: int, generator: torch.Generato
     return torch.rand(batch, height, width, generator=generator, dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class MapsAdded:
+    """What is added at each place, in all maps alike or in each.
+
+    location: `[B or 1, C, h, w]`, to the features of the first layer. to_head: the same, to the head's input; None: nothing.
+    log_marginal: `[B or 1, K, h, w]`, to the logits before they are divided by the prior's temperature; None: nothing.
+    """
+
+    location: Tensor
+    to_head: Tensor | None = None
+    log_marginal: Tensor | None = None
+
+
 class CachedSampler:
     """Draws code maps.
 
@@ -86,26 +99,30 @@ class CachedSampler:
     Args:
         prior: a `GatedPixelCNN` in eval mode.
         conditions: gate biases `[B, 4C]` of each layer, or None each.
-        location: `[B or 1, C, h, w]`, what is added to the features of the first layer at each position.
+        added: at each position.
+        temperature: the prior's, of all maps, or `[B]` of each.
         draw: from logits and noise to a code.
         noise: `[B, h, w]` in 0..1, decides what is drawn.
         known: codes and where they stand, `[B, h, w]` int64 and bool, or None.
-        log_marginal: `[B or 1, K, h, w]`, what is added to the logits at each position, or None.
     """
 
     def __init__(
         self,
         prior: nn.Module,
         conditions: list[Tensor | None],
-        location: Tensor,
+        added: MapsAdded,
+        temperature: float | Tensor,
         draw: Draw,
         noise: Tensor,
         known: tuple[Tensor, Tensor] | None = None,
-        log_marginal: Tensor | None = None,
     ):
+        location = added.location
         self.draw, self.device = draw, location.device
         self.batch, self.height, self.width = noise.shape
-        self.weights = weights = SamplerWeights(prior, conditions, location)
+        # one temperature is moved into the weights, those of each map cost a division a code
+        common = 1.0 if torch.is_tensor(temperature) else temperature
+        self.temperatures = temperature[:, None] if torch.is_tensor(temperature) else None
+        self.weights = weights = SamplerWeights(prior, conditions, location, common)
         layers, c, past = weights.layers, weights.channels, weights.past
         new = partial(torch.zeros, dtype=location.dtype, device=self.device)
         batch, width = self.batch, self.width
@@ -122,7 +139,7 @@ class CachedSampler:
         self.with_left = new(layers - 1, batch, 2 * c)
         self.gates, self.gated, self.handed_on = new(layers, batch, 2 * c), new(layers, batch, c), new(layers, batch, c)
         self.codes = torch.zeros(width, batch, dtype=torch.int64, device=self.device)
-        self.inputs = self._inputs(as_noise(noise, location.dtype), known, log_marginal)
+        self.inputs = self._inputs(as_noise(noise, location.dtype), known, added, common)
         # those of the row being drawn
         self.here = {name: torch.zeros_like(rows[0]) for name, rows in self.inputs.items()}
         self.rows_known = [False] * self.height if known is None else known[1].all(2).all(0).tolist()
@@ -146,14 +163,16 @@ class CachedSampler:
         return drawn.permute(2, 0, 1).contiguous()
 
     def _inputs(
-        self, noise: Tensor, known: tuple[Tensor, Tensor] | None, log_marginal: Tensor | None
+        self, noise: Tensor, known: tuple[Tensor, Tensor] | None, added: MapsAdded, temperature: float
     ) -> dict[str, Tensor]:
         """What the rows are drawn from, by name `[h, w, B or 1, ...]`."""
         inputs = {"location": self.weights.location, "noise": noise.permute(1, 2, 0)[..., None]}
         if known is not None:
             inputs |= {"known": known[0].permute(1, 2, 0), "keep": known[1].permute(1, 2, 0)}
-        if log_marginal is not None:
-            inputs["log_marginal"] = log_marginal.permute(2, 3, 0, 1)
+        if added.to_head is not None:
+            inputs["to_head"] = added.to_head.permute(2, 3, 0, 1) + self.weights.head_bias
+        if added.log_marginal is not None:
+            inputs["log_marginal"] = (added.log_marginal / temperature).permute(2, 3, 0, 1)
         return {name: values.to(self.device).contiguous() for name, values in inputs.items()}
 
     def _reset(self) -> None:
@@ -220,9 +239,12 @@ class CachedSampler:
     def _draw_code(self, column: int) -> Tensor:
         """The codes `[B]` of one column, whose successors to the right are told of them."""
         here = self.here_at[column]
-        logits = self.weights.head(self._run_horizontal(column, here["location"]))
+        features = self._run_horizontal(column, here["location"])
+        logits = self.weights.head(features + here.get("to_head", self.weights.head_bias))
         if "log_marginal" in here:
             logits += here["log_marginal"]
+        if self.temperatures is not None:
+            logits /= self.temperatures
         code = self.draw(logits, here["noise"])[:, 0]
         if "keep" in here:
             code = torch.where(here["keep"], here["known"], code)
@@ -289,14 +311,14 @@ class SamplerWeights:
     Matrices are laid out to be multiplied from the right: `[in, out]`.
     """
 
-    def __init__(self, prior: nn.Module, conditions: list[Tensor | None], location: Tensor):
+    def __init__(self, prior: nn.Module, conditions: list[Tensor | None], location: Tensor, temperature: float):
         first, later = prior.layers[0], prior.layers[1:]
         self.layers, self.channels, self.num_codes = len(prior.layers), location.shape[1], prior.num_codes
         self.past = first.reach  # rows above, and columns to the left, that the first layer sees
         keep = partial(torch.Tensor.to, dtype=location.dtype, device=location.device)
         self.head_layers = [
             (activation, keep(_exact(layer.bias) / share), keep((_matrix(layer) / share).contiguous()))
-            for activation, layer, share in zip(prior.head[::2], prior.head[1::2], (1.0, prior.temperature))
+            for activation, layer, share in zip(prior.head[::2], prior.head[1::2], (1.0, temperature))
         ]
         c = self.channels
         scale = torch.ones(2 * c, dtype=torch.float64)
@@ -339,8 +361,7 @@ class SamplerWeights:
         self.location = keep(_exact(location).permute(2, 3, 0, 1))  # [h, w, B or 1, C]
 
     def head(self, features: Tensor) -> Tensor:
-        """The prior's head at single positions: `[B, C]`, what the last layer hands on, -> `[B, K]` logits."""
-        features = features + self.head_bias
+        """The prior's head at single positions: `[B, C]` -> `[B, K]` logits."""
         for activation, bias, matrix in self.head_layers:
             features = torch.addmm(bias, activation(features), matrix)
         return features

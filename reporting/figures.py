@@ -80,7 +80,8 @@ def prior_status(
     marginal_bits: float | None = None,
     validation: str = "validation",
 ) -> None:
-    """Curve of the second stage: bits per code by epoch, beside what knowing nothing and knowing only the position would cost.
+    """Curves of the second stage: bits per code by epoch, told nothing and, of a prior with context, told the slice below; beside
+    what knowing nothing and knowing only the position would cost.
 
     Args:
         records: lines of `metrics.jsonl` of the prior.
@@ -89,16 +90,15 @@ def prior_status(
     """
     epochs = [record["epoch"] for record in records]
     figure, (bits, rate) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(2, 1))
-    bits.plot(epochs, [record["train_bits"] for record in records], color=TRAIN, label="train", marker=_marker(epochs))
-    bits.plot(
-        epochs,
-        [record["validate_bits"] for record in records],
-        color=VALIDATION,
-        label=f"{validation}, scored",
-        marker=_marker(epochs),
-    )
-    best = min(records, key=lambda record: record["validate_bits"])
-    bits.plot(best["epoch"], best["validate_bits"], "*", color=VALIDATION, markersize=13, label="kept weights")
+    best = min(records, key=lambda record: record.get("validate_mean_bits", record["validate_bits"]))
+    for told, style, about in (("", "-", ""), ("_told", ":", ", told the slice below")):
+        for split, colour, label in (("train", TRAIN, "train"), ("validate", VALIDATION, f"{validation}, scored")):
+            if f"{split}{told}_bits" in best:
+                values = [record[f"{split}{told}_bits"] for record in records]
+                bits.plot(epochs, values, style, color=colour, label=f"{label}{about}", marker=_marker(epochs))
+        if f"validate{told}_bits" in best:
+            label = None if told else "kept weights"
+            bits.plot(best["epoch"], best[f"validate{told}_bits"], "*", color=VALIDATION, markersize=13, label=label)
     bits.axhline(np.log2(num_codes), color=REFERENCE, linewidth=1, label=f"uniform, log2 K = {np.log2(num_codes):.2f}")
     if marginal_bits is not None:
         bits.axhline(

@@ -25,6 +25,8 @@ ROWS = (  # key in scores.json, how it is called, format
     ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
     ("bits_per_code", "bits per code, prior", ".3f"),
     ("bits_per_code_train", "bits per code, prior, on training maps", ".3f"),
+    ("bits_per_code_told", "bits per code, prior told the slice below", ".3f"),
+    ("bits_per_code_told_train", "bits per code, prior told the slice below, on training maps", ".3f"),
     ("bits_per_code_zlib", "bits per code, zlib", ".3f"),
     ("bits_per_code_lzma", "bits per code, lzma", ".3f"),
     ("bits_per_slice", "bits per slice, prior", ".0f"),

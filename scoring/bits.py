@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from common.runtime import Progress
+from dataset import Split
 from models.marginal import positional_marginal
+from models.neighbours import told_below
 from pixelcnn import GatedPixelCNN
 from scoring.metrics import code_lengths
 
@@ -22,6 +24,7 @@ def code_bits(
     known: Mapping[str, np.ndarray],
     title: str | None = None,
     tables: Callable[[Tensor], Tensor] | None = None,
+    context: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each position
     over the maps, `[h, w]`, float64.
@@ -29,6 +32,7 @@ def code_bits(
     known: what the prior is told of each slice, by name, `Split.known`.
     tables: from the indices of maps to log frequencies in place of the prior's own: of training maps, those without the map's
     subject (`PositionalMarginal.log_without`).
+    context: `[N, M, h, w]` int64, of a prior that is told neighbouring maps (`models.neighbours.told_below`); None tells nothing.
     """
     device, of_maps, by_position = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
@@ -38,7 +42,8 @@ def code_bits(
             table = {}
             if tables is not None:
                 table = {"log_marginal": tables(torch.arange(start, start + len(batch))).to(device)}
-            bits = code_lengths(prior(batch, conditions=told, **table), batch).cpu().double()
+            beside = None if context is None else context[start : start + len(batch)].to(device)
+            bits = code_lengths(prior(batch, conditions=told, **table, context=beside), batch).cpu().double()
             of_maps.append(bits.mean((1, 2)))
             by_position = by_position + bits.sum(0)
             progress.update(len(batch))
@@ -50,9 +55,36 @@ def mean_bits(
     codes: Tensor,
     known: Mapping[str, np.ndarray],
     tables: Callable[[Tensor], Tensor] | None = None,
+    context: Tensor | None = None,
 ) -> float:
     """Bits per code of `[N, h, w]` code maps under the prior; arguments as in `code_bits`."""
-    return float(code_bits(prior, codes, known, tables=tables)[0].mean())
+    return float(code_bits(prior, codes, known, None, tables, context)[0].mean())
+
+
+def told_bits(
+    prior: GatedPixelCNN,
+    codes: Tensor,
+    split: Split,
+    some: np.ndarray | None = None,
+    tables: Callable[[np.ndarray], Callable[[Tensor], Tensor] | None] = lambda _: None,
+) -> float | None:
+    """Bits per code of slices that have another below them, under a prior that is told the map of that one.
+
+    codes: `[N, h, w]` of all slices of the split. some: the slices asked for, by their indices; None: all.
+    tables: from the indices of slices to `tables` of `code_bits`.
+
+    None for a prior without context, or where no slice has one below.
+    """
+    below = with_one_below(split, np.arange(len(split)) if some is None else some)
+    if not (prior.context_maps and len(below)):
+        return None
+    known, context = told_below(split, codes, prior.context_maps, below)
+    return mean_bits(prior, codes[torch.from_numpy(below)], known, tables(below), context)
+
+
+def with_one_below(split: Split, some: np.ndarray) -> np.ndarray:
+    """Those of some slices that have another below them."""
+    return some[split.neighbours(-1)[some] >= 0]
 
 
 def marginal_bits(train_codes: Tensor, codes: Tensor, num_codes: int) -> float:

@@ -20,17 +20,22 @@ COLDEST, HOTTEST = 0.5, 2.0
 
 
 @torch.inference_mode()
-def fit_temperature(prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray]) -> float:
+def fit_temperature(
+    prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], context: Tensor | None = None
+) -> float:
     """The temperature at which the prior spends the fewest bits on `[N, h, w]` code maps that it has not learned from.
 
-    known: what it is told of each slice, by name, `Split.known`. The prior stays as it is.
+    known: what it is told of each slice, by name, `Split.known`. context: as in `bits.code_bits`, something for each slice.
+    The prior stays as it is.
     """
     each = min(codes[0].numel(), math.ceil(CODES / len(codes)))
     generator = torch.Generator().manual_seed(0)
+    applied = prior.temperature if context is None else prior.told_temperature
     device, logits, chosen = prior.embedding.weight.device, [], []
     for part in np.array_split(np.arange(len(codes)), math.ceil(len(codes) / BATCH)):
         batch = codes[torch.from_numpy(part)].long().to(device)
-        found = prior(batch, conditions=known_batch(known, part, prior)).float() * prior.temperature
+        beside = None if context is None else context[torch.from_numpy(part)].to(device)
+        found = prior(batch, conditions=known_batch(known, part, prior), context=beside).float() * applied
         positions = torch.rand(len(batch), codes[0].numel(), generator=generator).argsort(1)[:, :each].to(device)
         at = positions[:, None].expand(-1, prior.num_codes, -1)
         logits.append(found.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).cpu())

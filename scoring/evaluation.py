@@ -13,6 +13,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
   those whose value is unknown.
 - bits_per_code, bits_per_slice: of the prior, whose logits are divided by temperature. bits_per_code_train: on training
   maps, each with the code frequencies of the other subjects. generalisation_gap: the difference.
+- bits_per_code_told, bits_per_code_told_train: the same of a prior with context, told the code map of the slice below, over the
+  slices that have one; logits divided by told_temperature.
 - bits_per_code_uniform: log2 K. bits_per_code_marginal: code frequencies by position. bits_per_code_zlib, bits_per_code_lzma: the
   code maps as bytes through a general compressor.
 - samples, seed, decoder: what was drawn for the following, and what painted it. samples_sharpness: their power between a quarter
@@ -30,6 +32,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ from inference.coding import decode, encode, encode_split
 from inference.drawing import Request, Samples, draw_samples, spread_numbers
 from models.marginal import PositionalMarginal
 from reporting import figures, pictures
-from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits
+from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
 from scoring.classifier import two_sample_auc
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
@@ -277,8 +280,8 @@ def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -
 
 def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, float]:
     """Bits of the code maps under the prior and under simpler models; adds each slice's bits to `values`."""
-    some = np.arange(len(codes))
-    tables = without_their_subjects(case, some) if case.name == "train" else None
+    own_tables = partial(without_their_subjects, case) if case.name == "train" else lambda _: None
+    tables = own_tables(np.arange(len(codes)))
     values["bits_per_code"], by_position = code_bits(case.run.prior, codes, case.split.known, case.name, tables)
     figures.bits_by_position(
         by_position,
@@ -294,6 +297,9 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
         "bits_per_code_zlib": lossless_bits(codes, case.num_codes, lambda data: zlib.compress(data, 9)),
         "bits_per_code_lzma": lossless_bits(codes, case.num_codes, lambda data: lzma.compress(data, preset=9)),
     }
+    told = told_bits(case.run.prior, codes, case.split, tables=own_tables)
+    if told is not None:
+        scores |= {"bits_per_code_told": told, "told_temperature": case.run.prior.told_temperature}
     if "train" not in case.codes:
         case.notes.append("the run has no codes of its training split: no positional marginal, no generalisation gap")
         return scores
@@ -305,6 +311,9 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
         on_train = mean_bits(case.run.prior, maps, train.known_of(some), without_their_subjects(case, some))
         scores["bits_per_code_train"] = on_train
         scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
+        if told is not None:
+            tables = partial(without_their_subjects, case)
+            scores["bits_per_code_told_train"] = told_bits(case.run.prior, case.codes["train"], train, some, tables)
     return scores
 
 

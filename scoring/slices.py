@@ -8,7 +8,7 @@ from common.runtime import Progress
 from dataset import Frame, Split
 from inference.coding import encode_split, reconstructions
 from pixelcnn import GatedPixelCNN
-from scoring.bits import marginal_bits, mean_bits
+from scoring.bits import marginal_bits, mean_bits, told_bits
 from scoring.metrics import (
     FOREGROUND,
     PERFECT_PSNR,
@@ -93,7 +93,8 @@ def score_split(
 
     Returns:
         As `reconstruction_summary` and `codes_summary`; and
-        bits_per_code, bits_per_slice: of the prior. bits_per_code_marginal: of a model that knows only the position.
+        bits_per_code, bits_per_slice: of the prior. bits_per_code_told: of one with context, `bits.told_bits`.
+        bits_per_code_marginal: of a model that knows only the position.
     """
     if codes is None:
         codes = encode_split(vqvae, split, frame, title and f"encode {title}")
@@ -102,6 +103,8 @@ def score_split(
     if prior is not None:
         bits = mean_bits(prior, codes, split.known)
         scores |= {"bits_per_code": bits, "bits_per_slice": bits * codes[0].numel()}
+        told = told_bits(prior, codes, split)
+        scores |= {} if told is None else {"bits_per_code_told": told}
     if train_codes is not None:
         scores["bits_per_code_marginal"] = marginal_bits(train_codes, codes, vqvae.quantizer.num_codes)
     return scores

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from dataset import NEIGHBOUR
 from sources.splits import shares_of
 from sources.volumes import VolumeOptions
 
@@ -60,9 +61,10 @@ class DataOptions:
                 "--table and --condition go together: a file, and which of its columns to use; without a table there is "
                 f"--condition {FOLDER}"
             )
-        if len(set(self.conditions)) < len(self.conditions) or "position" in self.conditions:
+        own = ("position", NEIGHBOUR)  # what the prior is told without a table
+        if len(set(self.conditions)) < len(self.conditions) or set(own) & set(self.conditions):
             raise UserError(
-                f"--condition is {self.condition}; expected different columns, none of them called position"
+                f"--condition is {self.condition}; expected different columns, none of them called {' or '.join(own)}"
             )
         if self.subject is not None:
             check_pattern(self.subject)

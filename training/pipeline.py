@@ -17,13 +17,14 @@ from common import ranks
 from common.cli import require
 from common.files import hash_of, load_model, save_model, save_tensors, vqvae_named_by, write_json
 from common.runtime import seed_everything
-from dataset import Split, spread_over
+from dataset import NEIGHBOUR, Split, spread_over
 from inference.coding import decode, encode_splits
 from inference.drawing import Request, draw_samples
+from models.neighbours import SIDES, neighbours, told_below
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
-from scoring.bits import marginal_bits, mean_bits
+from scoring.bits import marginal_bits, mean_bits, with_one_below
 from scoring.calibration import fit_temperature
 from scoring.evaluation import QUICK, Case, evaluate_split
 from scoring.metrics import radial_power
@@ -40,6 +41,7 @@ from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
 SHOWN = 32  # slices in a picture
+TOLD = 1  # neighbouring maps that a prior is told, where slices have neighbours
 CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
 
 
@@ -126,15 +128,9 @@ def train_prior(job: Job) -> None:
     """Train the second stage on the code maps and calibrate it; leaves `prior.safetensors` and its curve."""
     s, data = job.settings, job.coded_slices()
     seed_everything(s.seed, "prior")
-    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
-    conditions = ({} if data.train.positions is None else {"position": NUMBER}) | sizes
-    known = weights_to_start_from(job, "prior", GatedPixelCNN)
-    if known is None:
-        model = GatedPixelCNN(s.k, conditions=conditions, marginal=job.map_size)
-    else:
-        model = known.for_maps_of(*job.map_size).told_of(conditions, conditions_kept(job, known, conditions))
+    model, trained = prior_to_train(job, data.train)
     vqvae = job.vqvae()
-    stage = PriorStage(model.to(job.device), data, vqvae.quantizer.codebook, job.precision, known is not None)
+    stage = PriorStage(model.to(job.device), data, vqvae.quantizer.codebook, job.precision, trained)
     fit(stage, s.fit_settings("prior"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
         calibrate(job)
@@ -143,24 +139,44 @@ def train_prior(job: Job) -> None:
         figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
 
 
+def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
+    """A prior for what is known of the slices, and whether it has been trained before: that of the `--init` run."""
+    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
+    maps = 0 if job.settings.no_context or (neighbours(train, TOLD) < 0).all() else TOLD
+    conditions = (
+        ({} if train.positions is None else {"position": NUMBER}) | sizes | ({NEIGHBOUR: SIDES} if maps else {})
+    )
+    known = weights_to_start_from(job, "prior", GatedPixelCNN)
+    if known is None:
+        return GatedPixelCNN(job.settings.k, conditions=conditions, marginal=job.map_size, context=maps), False
+    told = known.for_maps_of(*job.map_size).with_context(maps)
+    return told.told_of(conditions, conditions_kept(job, known, conditions)), True
+
+
 def calibrate(job: Job) -> None:
-    """Fit the temperature of the trained prior on validation maps; it is kept in `prior.safetensors`."""
+    """Fit the temperatures of the trained prior on validation maps, told nothing and told the slice below; they are kept in
+    `prior.safetensors`."""
     if "validate" not in job.data.splits:
         print("note: without a validation split, the prior is not calibrated")
         return
-    path, split = job.folder / "prior.safetensors", job.data.splits["validate"]
-    some = spread_over(len(split), CALIBRATED)
-    codes, known = job.codes()["validate"][some], split.known_of(some)
+    path, split, codes = job.folder / "prior.safetensors", job.data.splits["validate"], job.codes()["validate"]
     prior = load_model(path, GatedPixelCNN).to(job.device)
-    prior.temperature = 1.0
-    before = mean_bits(prior, codes, known)
-    prior.temperature = fit_temperature(prior, codes, known)
+    some = spread_over(len(split), CALIBRATED)
+    ways: list[tuple[str, str, np.ndarray, Any]] = [("prior", "temperature", some, (split.known_of(some), None))]
+    below = with_one_below(split, some)
+    if prior.context_maps and len(below):
+        told = told_below(split, codes, prior.context_maps, below)
+        ways.append(("prior, told the slice below", "told_temperature", below, told))
+    for title, name, which, (known, context) in ways:
+        maps = codes[which]
+        setattr(prior, name, 1.0)
+        before = mean_bits(prior, maps, known, context=context)
+        setattr(prior, name, fit_temperature(prior, maps, known, context))
+        after, fitted = mean_bits(prior, maps, known, context=context), getattr(prior, name)
+        print(
+            f"{title}: temperature {fitted:.3f}; validate bits {before:.4f} without it, {after:.4f} with it", flush=True
+        )
     save_model(path, prior, vqvae=vqvae_named_by(path))
-    after = mean_bits(prior, codes, known)
-    print(
-        f"prior: temperature {prior.temperature:.3f}; validate bits {before:.4f} without it, {after:.4f} with it",
-        flush=True,
-    )
 
 
 def train_sharp_decoder(job: Job) -> None:
@@ -251,7 +267,8 @@ def conditions_kept(job: Job, prior: GatedPixelCNN, conditions: dict[str, int]) 
     """The conditions that mean the same to the prior of the `--init` run as they do here; says which it has to learn."""
     stored = read_config(run_folder(job.settings.init))["data"].get("conditions", {})
     told = {name: Condition.from_json(value) for name, value in stored.items()}
-    same = {name for name, condition in job.data.conditions.items() if told.get(name) == condition} | {"position"}
+    same = {name for name, condition in job.data.conditions.items() if told.get(name) == condition}
+    same |= {"position", NEIGHBOUR}
     kept = [name for name in conditions if name in same and name in prior.arguments["conditions"]]
     for name in conditions.keys() - set(kept):
         print(

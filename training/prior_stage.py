@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.runtime import at_a_time, autocast
-from dataset import spread_over
+from dataset import NEIGHBOUR, spread_over
 from models.marginal import PositionalMarginal
 from pixelcnn import GatedPixelCNN
-from scoring.bits import known_batch, mean_bits
+from scoring.bits import known_batch, mean_bits, told_bits
 from training.coded_slices import CodedSlices
 from training.loop import Stage, scored_slices
+from training.told_neighbours import ToldNeighbours
 
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
 POSITIONS = 24 * 22 * 26  # code-map positions whose activations are held at a time
@@ -24,6 +26,10 @@ class PriorStage(Stage):
 
     Half of the maps of an epoch are those of the mirrored slices, as the VQ-VAE saw them: twice as many heads to learn from.
     The prior's table of code frequencies by position counts all of these, but for the subject that it is learning from.
+
+    A prior with context is told the maps of neighbouring slices (`told_neighbours`). It is scored both told nothing and told the
+    slice below, and the best weights are those whose mean of the two is the least: the same prior draws single slices, the first
+    of a head, and those after it.
 
     codebook: `[K, D]`, the codes' vectors, which the prior starts from. trained: it has been trained before and starts from what
     it knows, but for that table.
@@ -37,12 +43,18 @@ class PriorStage(Stage):
     ):
         self.model, self.data, self.codebook = model, data, codebook
         model.temperature = 1.0  # of an earlier calibration; it learns as it is
+        self.told = None
+        if model.context_maps:
+            model.told_temperature, self.score = 1.0, "validate_mean_bits"
+            self.told = ToldNeighbours(data.train, model.context_maps, data.codes, data.mirrored_codes)
         self.precision, self.trained = precision, trained
         maps = [data.codes, data.mirrored_codes]
         device = model.embedding.weight.device
         self.marginal = PositionalMarginal(maps, model.num_codes, data.train.subjects, device=device)
-        self.withheld = max(1, len(model.arguments["conditions"]))  # chances of withholding something
-        self.size, self.chances = len(data.codes), 1 + self.withheld + model.chances
+        # chances of withholding something of the slice, of dropout, and of what is told of neighbours
+        self.parts = [max(1, len(model.arguments["conditions"].keys() - {NEIGHBOUR})), model.chances]
+        self.parts.append(0 if self.told is None else self.told.chances)
+        self.size, self.chances = len(data.codes), 1 + sum(self.parts)
         self.micro_batch = max(1, at_a_time(POSITIONS, device) // math.prod(data.codes.shape[1:]))
 
     def start(self, indices: np.ndarray) -> None:
@@ -55,24 +67,34 @@ class PriorStage(Stage):
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         device = self.model.embedding.weight.device
         chosen = torch.from_numpy(indices)
-        swap = chance[:, 0, None, None] < 0.5
-        codes = torch.where(swap, self.data.mirrored_codes[chosen], self.data.codes[chosen]).long().to(device)
+        swap, (withheld, dropout, beside) = chance[:, 0] < 0.5, chance[:, 1:].split(self.parts, dim=1)
+        maps = self.data.mirrored_codes[chosen].where(swap[:, None, None], self.data.codes[chosen])
+        codes, context = maps.long().to(device), None
         told = known_batch(self.data.train.known, indices, self.model)
-        for number, name in enumerate(told, 1):  # now and then withheld, so that the prior also knows slices without
-            told[name] = torch.where((chance[:, number] < UNKNOWN_SHARE).to(device), math.nan, told[name])
+        for name, unlucky in zip(
+            told, withheld.T
+        ):  # now and then withheld, so that the prior also knows slices without
+            told[name] = torch.where((unlucky < UNKNOWN_SHARE).to(device), math.nan, told[name])
+        if self.told is not None:
+            told[NEIGHBOUR], context = (each.to(device) for each in self.told.of(indices, swap, beside))
         table = None if self.model.log_marginal is None else self.marginal.log_without(chosen)
-        dropout = chance[:, 1 + self.withheld :]
         with autocast(device, self.precision):
-            logits = self.model(codes, conditions=told, log_marginal=table, chance=dropout)
+            logits = self.model(codes, conditions=told, log_marginal=table, chance=dropout, context=context)
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
-        data, some = self.data, spread_over(self.size, scored_slices(self.size))
-        maps, tables = data.codes[torch.from_numpy(some)], self._without_their_subjects(model, some)
-        train = mean_bits(model, maps, data.train.known_of(some), tables)
-        some = spread_over(len(data.validation_codes), scored_slices(self.size))
-        maps = data.validation_codes[torch.from_numpy(some)]
-        return {"train_bits": train, "validate_bits": mean_bits(model, maps, data.validation.known_of(some))}
+        data, scores = self.data, {}
+        for name, split, codes, tables in (
+            ("train", data.train, data.codes, partial(self._without_their_subjects, model)),
+            ("validate", data.validation, data.validation_codes, lambda _: None),
+        ):
+            some = spread_over(len(codes), scored_slices(self.size))
+            nothing = mean_bits(model, codes[torch.from_numpy(some)], split.known_of(some), tables(some))
+            told = told_bits(model, codes, split, some, tables)
+            scores |= {f"{name}_bits": nothing} | ({} if told is None else {f"{name}_told_bits": told})
+        if self.told is not None:
+            scores[self.score] = (nothing + (nothing if told is None else told)) / 2
+        return scores
 
     def _without_their_subjects(self, model: GatedPixelCNN, some: np.ndarray) -> Callable[[Tensor], Tensor] | None:
         """The tables of code frequencies for some of the training maps: a map's own subject says nothing of how a prior does on

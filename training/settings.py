@@ -17,6 +17,7 @@ OF_STAGE = {
     **EPOCHS,
     **dict.fromkeys(("batch", "lr", "k", "d", "downsample"), "vqvae"),
     **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in ("prior", "sharpen")},
+    "no_context": "prior",
 }
 
 
@@ -30,6 +31,9 @@ class Settings:
     epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
     batch_prior: int = flag(64, "Batch size of PixelCNN training.")
     lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
+    no_context: bool = flag(
+        False, "Do not tell the prior the code map of a neighbouring slice: it then draws single slices alone."
+    )
     epoch_sharpen: int = flag(10, "Epochs of training the sharp decoder.")
     batch_sharpen: int = flag(8, "Batch size of training the sharp decoder.")
     lr_sharpen: float = flag(0.002, "Learning rate of training the sharp decoder.")

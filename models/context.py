@@ -1,0 +1,81 @@
+"""What a prior is told of a slice as maps on the grid of its codes: the code maps of neighbouring slices.
+
+    encoder = ContextEncoder(maps=1, num_codes=512, channels=64)
+    features, to_head = encoder(neighbours)     # [B, 1, h, w] int64, -1 where unknown -> [B, 64, h, w] each
+
+Context is known before anything is drawn, so the network that reads it is not masked: what stands anywhere within its reach
+counts at every place. It enters the prior twice: where the location is added, and at the input of its head.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vqvae import SLOPE, ResidualBlock
+
+BLOCKS = 4  # residual ones: with the first convolution, codes up to 5 places away are seen
+
+
+class ContextNetwork(nn.Module):
+    """Features on the grid of the codes as what they add to a prior of C channels: `[B, F, h, w]` -> twice `[B, C, h, w]`, to the
+    features of its first layer and to the input of its head. It starts at zeros: a prior that knows nothing of context loses
+    nothing when it is told one.
+
+    Args:
+        inputs: F. channels: C.
+    """
+
+    def __init__(self, inputs: int, channels: int):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(BLOCKS)), nn.LeakyReLU(SLOPE))
+        self.out = nn.Conv2d(channels, 2 * channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        to_features, to_head = self.out(self.blocks(self.first(features))).chunk(2, dim=1)
+        return to_features, to_head
+
+
+class ContextEncoder(nn.Module):
+    """Code maps that a prior is told, as what they add to it (`ContextNetwork`).
+
+    Each map has its codes' vectors, zeros where they are unknown, and a channel that is 1 where they are known.
+
+    Args:
+        maps: M, how many may be told, each with a meaning of its own.
+        num_codes: K. channels: C of the prior.
+    """
+
+    def __init__(self, maps: int, num_codes: int, channels: int):
+        super().__init__()
+        self.maps = maps
+        self.embedding = nn.Embedding(num_codes, channels)
+        self.network = ContextNetwork(maps * (channels + 1), channels)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, M, h, w]` int64, -1 where unknown -> twice `[B, C, h, w]`."""
+        known = (maps >= 0)[:, :, None]
+        vectors = self.embedding(maps.clamp(min=0)).permute(0, 1, 4, 2, 3) * known
+        return self.network(torch.cat([vectors, known.to(vectors)], 2).flatten(1, 2))
+
+    def told(self, context: Tensor | None, size: tuple[int, int, int]) -> Tensor:
+        """Context as `forward` takes it, for maps of `size` (batch, height, width).
+
+        Args:
+            context: `[B, M, h, w]`, or `[B, h, w]` of a single map; None: nothing is told, the same for all, `[1, M, h, w]`.
+
+        Raises:
+            ValueError: when its shape does not fit, or a code is not in -1..K-1.
+        """
+        batch, height, width = size
+        if context is None:
+            return torch.full((1, self.maps, height, width), -1, device=self.embedding.weight.device)
+        maps = context[:, None] if context.dim() == 3 else context
+        if maps.shape != (batch, self.maps, height, width):
+            raise ValueError(
+                f"context is {list(context.shape)}; expected {self.maps} maps, {[batch, self.maps, height, width]}"
+            )
+        if ((maps < -1) | (maps >= self.embedding.num_embeddings)).any():
+            raise ValueError(f"a code of the context is none of -1 (unknown) to {self.embedding.num_embeddings - 1}")
+        return maps
