@@ -77,6 +77,11 @@ def test_the_star_is_at_the_epoch_whose_weights_are_kept(drawn):
     for figure in drawn:
         (star,) = [line for axis in figure.axes for line in axis.lines if line.get_label() == "kept weights"]
         assert star.get_xdata() == [3]
+    told = [record | {"validate_told_bits": 2 + i, "train_told_bits": 1.0} for i, record in enumerate(records)]
+    means = [record | {"validate_mean_bits": b} for record, b in zip(told, [3, 1, 2, 2, 2])]
+    figures.prior_status(means, Path("x.png"), "title", 64)
+    stars = [line for line in drawn[-1].axes[0].lines if line.get_marker() == "*"]
+    assert [(*star.get_xdata(), *star.get_ydata()) for star in stars] == [(2, 4.0), (2, 3)]
     heights = {line.get_label(): np.unique(line.get_ydata()) for line in drawn[0].axes[0].lines}
     assert heights["uniform, log2 K = 6.00"] == [6] and heights["positional marginal 4.50"] == [4.5]
 

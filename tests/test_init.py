@@ -1,5 +1,6 @@
 """Training that starts from the weights of another run."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import torch
 
 import generate
 import train
+from common.errors import UserError
 from training import pipeline
+from training.prior_stage import PriorStage
 from utils import load_run
 
 SMALL = [
@@ -49,12 +52,12 @@ def test_conditions_that_the_first_prior_was_not_told_are_learned_and_drawn_by(s
     for name in ("age", "sex"):
         assert f"--init first: its prior was not told {name} as it is here" in said
     prior = load_run("second").prior
-    assert set(prior.arguments["conditions"]) == {"position", "age", "sex"}
+    assert set(prior.arguments["conditions"]) == {"position", "age", "sex", "neighbour"}
     generate.main(["--run", "second", "--n", "2", "--where", "age=53,sex=F", "--out", "drawn"])
     assert Path("drawn/generated_imgs.png").exists()
     train.main([*SMALL, *data, "--condition", "sex", "--init", "second", "--out", "third"])
     assert "was not told" not in capsys.readouterr().out
-    assert set(load_run("third").prior.arguments["conditions"]) == {"position", "sex"}
+    assert set(load_run("third").prior.arguments["conditions"]) == {"position", "sex", "neighbour"}
 
 
 def test_a_calibrated_prior_keeps_its_temperature_with_its_weights(slices, capsys):
@@ -65,3 +68,37 @@ def test_a_calibrated_prior_keeps_its_temperature_with_its_weights(slices, capsy
     train.main([*SMALL, "--data", str(slices), "--init", "run", "--out", "again"])
     assert load_run("again").prior.temperature not in (1, temperature)
     assert json.loads(Path("run/config.json").read_text())["flags"]["epoch_prior"] == 1
+
+
+def test_a_prior_is_told_neighbours_where_there_are_any_and_starts_from_one_that_was_not(slices, capsys):
+    train.main([*SMALL, "--data", str(slices), "--out", "without", "--no_context"])
+    without = load_run("without").prior
+    assert without.context_maps == 0 and set(without.arguments["conditions"]) == {"position"}
+    started, start = [], PriorStage.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            PriorStage, "start", lambda stage, _: started.append(copy.deepcopy(stage.model)) or start(stage, _)
+        )
+        train.main([*SMALL, "--data", str(slices), "--out", "told", "--init", "without"])
+    assert "was not told neighbour" in capsys.readouterr().out
+    (first,), told = started, load_run("told").prior
+    kept = first.state_dict()
+    for name, value in without.state_dict().items():
+        assert torch.equal(kept[name], value), name
+    assert not first.context.network.out.weight.any() and told.context.network.out.weight.any()
+    assert told.arguments["told_temperature"] not in (1, told.temperature)
+    said = json.loads(Path("told/metrics.jsonl").read_text().splitlines()[-1])
+    assert {"validate_bits", "validate_told_bits", "train_told_bits", "validate_mean_bits"} <= said.keys()
+    train.main([*SMALL, "--data", str(slices), "--init", "told", "--out", "again", "--no_context"])
+    assert load_run("again").prior.context_maps == 0
+
+
+def test_the_side_of_a_neighbour_is_the_priors_own_condition(slices, capsys):
+    for program, arguments, said in (
+        (train, ["--table", "t.csv", "--condition", "neighbour"], "none of them called position or neighbour"),
+        (generate, ["--run", "run", "--where", "neighbour=0"], "told nothing but the slice"),
+    ):
+        if program is generate:
+            train.main([*SMALL, "--data", str(slices), "--out", "run"])
+        with pytest.raises(UserError, match=said):
+            program.main(arguments)

@@ -91,13 +91,16 @@ def test_location_matters_and_can_be_switched_off():
     assert (inside - inside[:, :1]).abs().max() < 1e-12
 
 
-def naive_sample(model, batch, height, width, draw, seed, position=None, codes=None, keep=None, conditions=None):
+def naive_sample(
+    model, batch, height, width, draw, seed, position=None, codes=None, keep=None, conditions=None, context=None
+):
     """One full forward pass a code."""
     uniform = uniform_noise(batch, height, width, torch.Generator().manual_seed(seed))
     drawn = torch.zeros(batch, height, width, dtype=torch.int64)
     for row in range(height):
         for column in range(width):
-            code = draw(model(drawn, position, conditions)[:, :, row, column], uniform[:, row, column, None])[:, 0]
+            logits = model(drawn, position, conditions, context=context)[:, :, row, column]
+            code = draw(logits, uniform[:, row, column, None])[:, 0]
             if keep is not None:
                 keeps = keep.expand(batch, height, width)[:, row, column]
                 code = torch.where(keeps, codes.expand(batch, height, width)[:, row, column], code)
@@ -179,6 +182,106 @@ def test_dropout_leaves_the_mean_of_features_as_it_is(dropout):
     assert not torch.equal(model(codes, chance=chance), model(codes, chance=chance - 0.01))
 
 
+@pytest.mark.parametrize("maps", [1, 2])
+def test_context_is_seen_everywhere_within_its_reach_and_shows_nothing_of_the_map_itself(maps):
+    """The convolutions reach 5 places to all sides."""
+    model, height, width = small(layers=12, context=maps), 11, 7
+    context = torch.randint(0, 6, (1, maps, height, width))
+    embedded = model.context.embedding(context).detach().requires_grad_()
+    model.context.embedding.forward = lambda _: embedded
+    codes = torch.randint(0, 6, (1, height, width))
+    logits = model(codes, context=context)[0].sum(0)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    for row, column in ((0, 0), (6, 3), (10, 6), (3, 5)):
+        (gradient,) = torch.autograd.grad(logits[row, column], embedded, retain_graph=True)
+        seen = gradient[0].abs().sum(-1) > 0  # [M, h, w]
+        assert seen[:, ((rows - row).abs() <= 5) & ((columns - column).abs() <= 5)].all()
+        assert not seen[:, (rows > row + 5)].any(), "nothing below is seen through what was drawn"
+    forward = model.forward
+    model.forward = lambda codes, position: forward(codes, position, context=context)
+    places = height * width
+    assert torch.equal(influence(model, height, width, None), torch.ones(places, places).tril(-1).bool())
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+@pytest.mark.parametrize("height, width", [(5, 7), (1, 6), (4, 3)])
+def test_the_cached_sampler_equals_the_naive_loop_beside_other_maps(height, width, maps):
+    told_as = {"position": NUMBER, "neighbour": 2}
+    model = small(layers=3, conditions=told_as, context=maps, marginal=(height, width), temperature=1.3)
+    model.told_temperature = 0.6
+    position = torch.tensor([0.0, 0.4, math.nan]).double()
+    conditions = {"neighbour": torch.tensor([0, 1, math.nan])}
+    context = torch.randint(-1, 6, (3, maps, height, width))
+    codes, keep = torch.randint(0, 6, (3, height, width)), torch.rand(3, height, width) < 0.4
+    context[:2, 0, 0, 0] = 1
+    context[2] = -1  # nothing: of the other temperature
+    for part in (slice(3), slice(2), slice(2, 3)):
+        many = len(position[part])
+        told = {"conditions": {"neighbour": conditions["neighbour"][part]}, "context": context[part]}
+        for draw, completion in (
+            ({"temperature": 0.8}, {}),
+            ({"top_k": 3}, {"codes": codes[part], "keep": keep[part]}),
+        ):
+            expected = naive_sample(model, many, height, width, Draw(**draw), 3, position[part], **completion, **told)
+            generator = torch.Generator().manual_seed(3)
+            sampled = model.sample(
+                many, height, width, position[part], generator=generator, **draw, **completion, **told
+            )
+            assert torch.equal(sampled, expected), (draw, completion)
+    nothing = naive_sample(model, 3, height, width, Draw(), 3, position)
+    assert torch.equal(nothing, model.sample(3, height, width, position, generator=torch.Generator().manual_seed(3)))
+    if height > 1:
+        generator = torch.Generator().manual_seed(3)
+        assert not torch.equal(nothing, model.sample(3, height, width, position, generator=generator, context=context))
+
+
+def test_context_that_is_not_told_is_that_of_unknown_codes_and_a_told_map_has_a_temperature_of_its_own():
+    model, codes = small(context=1), torch.randint(0, 6, (2, 4, 5))
+    context = torch.randint(0, 6, (2, 4, 5))
+    context[1] = -1
+    told, nothing = model(codes, context=context), model(codes)
+    torch.testing.assert_close(told[1], nothing[1])
+    assert ((told[0] - nothing[0]).abs() > 1e-9).any(0).all(), "it says something at every place"
+    torch.testing.assert_close(model(codes, context=context[:, None]), told)
+    model.temperature, model.told_temperature = 2.0, 0.5
+    cooled = model(codes, context=context)
+    torch.testing.assert_close(cooled[0], told[0] / 0.5)
+    torch.testing.assert_close(cooled[1], told[1] / 2)
+
+
+def test_a_prior_that_gets_context_keeps_what_it_knows_and_is_told_nothing_yet():
+    plain = small(marginal=(4, 5), conditions={"position": NUMBER})
+    codes, position = torch.randint(0, 6, (2, 4, 5)), torch.tensor([0.1, 0.8]).double()
+    told = plain.with_context(1).double().eval()
+    told.head[0] = told.head[2] = torch.nn.Softplus()
+    told = told.told_of({"position": NUMBER, "neighbour": 2}, ["position"]).double().eval()
+    told.head[0] = told.head[2] = torch.nn.Softplus()
+    given = {"conditions": {"neighbour": torch.tensor([0.0, 1.0])}, "context": torch.randint(-1, 6, (2, 4, 5))}
+    torch.testing.assert_close(told(codes, position, **given), plain(codes, position))
+    torch.testing.assert_close(told.context.embedding.weight, plain.embedding.weight)
+    torch.nn.init.normal_(told.context.network.out.weight)
+    for kept in (told.for_maps_of(8, 6), told.told_of({"position": NUMBER}, ["position"])):
+        assert kept.context_maps == 1
+        for name, value in told.context.state_dict().items():
+            torch.testing.assert_close(kept.context.state_dict()[name].to(value), value)
+    without = told.with_context(0)
+    assert without.context_maps == 0 and without.arguments.keys() == plain.arguments.keys()
+    assert told.with_context(2).context_maps == 2
+
+
+def test_context_that_does_not_fit_is_refused():
+    model, codes, plain = small(context=2), torch.zeros(1, 4, 5, dtype=torch.int64), small()
+    assert "context" not in plain.arguments and "told_temperature" not in plain.arguments
+    with pytest.raises(ValueError, match="without context"):
+        plain(codes, context=codes)
+    for wrong, said in ((codes, "expected 2 maps"), (codes.expand(2, 2, 4, 5), "expected 2 maps")):
+        with pytest.raises(ValueError, match=said):
+            model(codes, context=wrong)
+    for code in (-2, 6):
+        with pytest.raises(ValueError, match="none of -1"):
+            model.sample(1, 4, 5, context=codes.expand(1, 2, 4, 5) + code)
+
+
 def test_completion_refuses_what_makes_no_sense():
     model, codes = small(), torch.zeros(4, 5, dtype=torch.int64)
     with pytest.raises(ValueError, match="go together"):
@@ -194,7 +297,10 @@ def test_captured_sampler_equals_the_naive_loop_on_cuda():
     model = small(layers=3).cuda()
     position, keep = torch.tensor([0.1, 0.9]).double().cuda(), (torch.rand(2, 5, 6) < 0.3).cuda()
     known = torch.randint(0, 6, (2, 5, 6)).cuda()
-    for options in ({}, {"top_k": 3}, {"top_p": 0.7}, {"codes": known, "keep": keep}):
+    model = model.cpu().with_context(1).double().cuda()
+    torch.nn.init.normal_(model.context.network.out.weight)
+    beside = {"context": torch.randint(-1, 6, (2, 5, 6)).cuda()}
+    for options in ({}, {"top_k": 3}, {"top_p": 0.7}, {"codes": known, "keep": keep}, beside):
         sampled = model.sample(2, 5, 6, position, generator=torch.Generator().manual_seed(0), **options).cpu()
         plain = model.cpu().sample(
             2,

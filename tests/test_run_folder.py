@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +25,12 @@ import train
 from common.cli import run_main
 from common.errors import UserError
 from common.files import hash_of, hash_of_file, save_model
-from dataset import find_frame
+from dataset import Frame, find_frame
 from scoring.evaluation import Effort
 from sources import DataOptions, load
 from training import loop, pipeline
+from training.plan import plan
+from training.settings import Settings
 from training.vqvae_stage import VQVAEStage
 from utils import decoder_to_use, load_run, read_codes, with_sharp_decoder
 from vqvae import VQVAE
@@ -232,6 +235,14 @@ def test_an_interrupted_run_of_an_older_version_goes_on(place, ran):
     for name in WEIGHTS:
         found, expected = (load_file(f"{folder}/{name}.safetensors") for folder in (place, "whole"))
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_a_run_of_a_version_whose_priors_had_no_context_goes_on_without(tmp_path):
+    flags = {name: value for name, value in asdict(Settings()).items() if name != "no_context"}
+    data = {"frame": asdict(Frame(0, 0, 8, 8, 8, 8))}
+    Path(tmp_path, "config.json").write_text(json.dumps({"flags": flags, "data": data}))
+    for anew, without in (({"resume": True}, True), ({"stage": "prior"}, False)):
+        assert plan(anew | {"out": str(tmp_path)})[0].no_context is without
 
 
 def test_a_finished_run_of_an_older_version_stays_finished(ran, capsys):
