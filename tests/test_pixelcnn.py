@@ -196,7 +196,9 @@ def test_context_is_seen_everywhere_within_its_reach_and_shows_nothing_of_the_ma
         (gradient,) = torch.autograd.grad(logits[row, column], embedded, retain_graph=True)
         seen = gradient[0].abs().sum(-1) > 0  # [M, h, w]
         assert seen[:, ((rows - row).abs() <= 5) & ((columns - column).abs() <= 5)].all()
-        assert not seen[:, (rows > row + 5)].any(), "nothing below is seen through what was drawn"
+        assert not seen[:, rows > row + 5].any(), "nothing below is seen through what was drawn"
+        beside = ((rows - row).abs() <= 5) & (columns < column)
+        assert seen[:, beside].all(), "farther to the left, through the features of the row"
     forward = model.forward
     model.forward = lambda codes, position: forward(codes, position, context=context)
     places = height * width

@@ -59,6 +59,18 @@ def test_the_temperature_that_is_fitted_is_the_one_by_which_a_prior_errs(times):
     assert fit_temperature(prior, codes, known) == pytest.approx(temperature, rel=1e-3), "whatever it was before"
 
 
+def test_the_temperature_of_told_maps_is_fitted_whatever_that_of_the_others_is():
+    shares = torch.linspace(0, 2, K).softmax(0)
+    codes = torch.multinomial(shares, 64 * 20 * 20, replacement=True).view(64, 20, 20)
+    prior, known = sure_prior(1.3).with_context(1).eval(), {"position": np.zeros(64, np.float32)}
+    prior.temperature, prior.told_temperature = 1.7, 0.6
+    assert fit_temperature(prior, codes, known, codes[:, None]) == pytest.approx(1.3, rel=0.03)
+    assert fit_temperature(prior, codes, known) == pytest.approx(1.3, rel=0.03)
+    prior.told_temperature = 1.3
+    cold, warm = (mean_bits(prior, codes, known, context=each) for each in (None, codes[:, None]))
+    assert warm < cold - 0.005
+
+
 def test_a_calibrated_prior_draws_as_it_scores():
     """Dividing by two temperatures in turn is dividing by their product, with the table of frequencies and without."""
     for marginal in (None, (5, 6)):
