@@ -396,7 +396,8 @@ class GatedPixelCNN(nn.Module):
         """What the logits are divided by: of all maps alike, or `[B]`."""
         if context is None or self.told_temperature == self.temperature:
             return self.temperature
-        told, weight = (context >= 0).flatten(1).any(1), self.embedding.weight
+        weight = self.embedding.weight
+        told = (context >= 0).flatten(1).any(1).to(weight.device)
         return torch.where(told, *(weight.new_tensor(each) for each in (self.told_temperature, self.temperature)))
 
     def _marginal_map(self, height: int, width: int) -> Tensor | None:

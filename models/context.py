@@ -71,7 +71,7 @@ class ContextEncoder(nn.Module):
         batch, height, width = size
         if context is None:
             return torch.full((1, self.maps, height, width), -1, device=self.embedding.weight.device)
-        maps = context[:, None] if context.dim() == 3 else context
+        maps = (context[:, None] if context.dim() == 3 else context).to(self.embedding.weight.device)
         if maps.shape != (batch, self.maps, height, width):
             raise ValueError(
                 f"context is {list(context.shape)}; expected {self.maps} maps, {[batch, self.maps, height, width]}"
