@@ -71,9 +71,8 @@ class PriorStage(Stage):
         maps = self.data.mirrored_codes[chosen].where(swap[:, None, None], self.data.codes[chosen])
         codes, context = maps.long().to(device), None
         told = known_batch(self.data.train.known, indices, self.model)
-        for name, unlucky in zip(
-            told, withheld.T
-        ):  # now and then withheld, so that the prior also knows slices without
+        # now and then withheld, so that the prior also knows slices without
+        for name, unlucky in zip(told, withheld.T):
             told[name] = torch.where((unlucky < UNKNOWN_SHARE).to(device), math.nan, told[name])
         if self.told is not None:
             told[NEIGHBOUR], context = (each.to(device) for each in self.told.of(indices, swap, beside))
