@@ -152,10 +152,34 @@ class Planes:
         rows, columns = (
             np.arange(start, length, step, dtype=float) for start, length in zip((row, column), self.shape[1:])
         )
+        if self.is_straight:
+            return self._straight_grid(number, rows, columns)
         places = [
             (shift + number * a + rows * b)[:, None] + columns * c for (a, b, c), shift in zip(self.matrix, self.offset)
         ]
         return map_coordinates(self.data, np.stack(places), np.float32, order=1, cval=self.fill)
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether the volume's own axes are those of space, so that it can be interpolated along one after the other."""
+        return np.array_equal(self.matrix, np.diag(np.diag(self.matrix)))
+
+    def _straight_grid(self, number: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """As `_grid` by `map_coordinates`, several times as fast."""
+        found, outside = self.data, []
+        for axis, wanted in enumerate((np.array([float(number)]), rows, columns)):
+            places = self.offset[axis] + wanted * self.matrix[axis, axis]
+            last = self.data.shape[axis] - 1
+            below = np.floor(places).clip(0, max(last - 1, 0)).astype(int)
+            share = (places - below).astype(np.float32).reshape([-1 if axis == other else 1 for other in range(3)])
+            near, far = (
+                np.moveaxis(np.moveaxis(found, axis, 0)[index], 0, axis)
+                for index in (below, np.minimum(below + 1, last))
+            )
+            found = near * (1 - share) + far * share
+            outside.append((places < 0) | (places > last))
+        found[np.logical_or.outer(np.logical_or.outer(*outside[:2]), outside[2])] = self.fill
+        return found[0].astype(np.float32)
 
 
 def choose_planes(

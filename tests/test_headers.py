@@ -275,13 +275,16 @@ def resampled_whole(path: Path, options: VolumeOptions) -> tuple[np.ndarray, lis
     return turned, planes
 
 
+OBLIQUE = np.array([[0.02, -1.19, 0.1, 30], [1.0, 0.03, 0.2, -28], [-0.2, 0.11, 1.1, -20], [0, 0, 0, 1]])
+STRAIGHT = np.array([[0, -1.2, 0, 30], [0, 0, 0.9, -28], [1.1, 0, 0, -20], [0, 0, 0, 1]])
+
+
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("spacing", [0.7, 3.0])
-def test_planes_that_are_wanted_are_those_of_the_whole_volume(tmp_path, axis, spacing, monkeypatch):
+@pytest.mark.parametrize("turn, spacing", [(OBLIQUE, 0.7), (OBLIQUE, 3.0), (STRAIGHT, 0.7), (STRAIGHT, 2.5)])
+def test_planes_that_are_wanted_are_those_of_the_whole_volume(tmp_path, axis, turn, spacing, monkeypatch):
     monkeypatch.setattr("sources.volumes.ENOUGH", 60_000)  # a small volume is looked at as coarsely as a large one
     rng = np.random.default_rng(5)
     data = gaussian_filter(head(5, (60, 66, 50)).astype(float), 1) + np.abs(rng.normal(0, 15, (60, 66, 50)))
-    turn = np.array([[0.02, -1.19, 0.1, 30], [1.0, 0.03, 0.2, -28], [-0.2, 0.11, 1.1, -20], [0, 0, 0, 1]])
     path = tmp_path / "a.nii"
     nib.save(nib.Nifti1Image(data.astype(np.float32), turn), path)
     options = VolumeOptions(axis, spacing, 6)
