@@ -82,7 +82,10 @@ def _check_place(place: Path) -> None:
     if place.is_file():
         for _, what, _, todo in other_kinds(walk(place)):
             raise UserError(f"{printable(place)}: a {what}; expected a folder, a volume or an image; {todo}")
-    raise UserError(f"{printable(place)}: no such folder; expected one that holds {'; or '.join(FORMATS.values())}")
+    found = ", but a file of a kind that is not read" if place.is_file() else ""
+    raise UserError(
+        f"{printable(place)}: no such folder{found}; expected one that holds {'; or '.join(FORMATS.values())}"
+    )
 
 
 def _load_scans(

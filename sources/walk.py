@@ -74,13 +74,20 @@ def walk(place: Path) -> Tree:
         for entry in _entries(folder):
             if entry.name.startswith(".") or entry.name in NEVER_ENTERED:
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (linked if entry.is_symlink() else ahead).append(entry.path)
                 continue
             files.append(Path(entry.path))
             if entry.is_symlink() and not os.path.exists(entry.path):
                 dangling.add(files[-1])
     return _sorted_out(place, files, frozenset(dangling))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -265,6 +265,7 @@ def test_links_are_followed_once_and_dangling_ones_named(tmp_path):
     (root / "zoe").symlink_to(store / "zoe")
     (root / "anna1/loop").symlink_to(root)
     (root / "again").symlink_to(root / "anna2")
+    (root / "itself").symlink_to(root / "itself")
     assert len(survey(root).scans) == 6
     (root / "anna3/2.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
