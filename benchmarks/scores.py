@@ -2,11 +2,13 @@
 
     python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data
     python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data --part power,report
+    python benchmarks/scores.py --run runs/f8 --data data/keras_png_slices_data --part heads,report
 
 Slices of a third of the held-out subjects stand in for perfect samples, held against the other two thirds, each third in turn;
 then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. The
 power of the classifier is the least known difference that it finds: held-out slices with a little noise, blur or gamma are told
-from those of other subjects, as samples are, and from themselves, as reconstructions are. Every part writes its figures to
+from those of other subjects, as samples are, and from themselves, as reconstructions are. Heads are stacks of the same slices,
+in thirds likewise, and spoilt in ways that leave every slice as it is. Every part writes its figures to
 results.json in --out as soon as it has them.
 """
 
@@ -30,16 +32,17 @@ from torch import Tensor  # noqa: E402
 from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.runtime import Progress, versions  # noqa: E402
 from dataset import spread_over  # noqa: E402
-from inference.coding import decode  # noqa: E402
+from inference.coding import decode, encode  # noqa: E402
 from scoring.classifier import Auc, two_sample_auc  # noqa: E402
+from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, steps  # noqa: E402
 from scoring.memorisation import Slices, audit_copies  # noqa: E402
 from scoring.metrics import FOREGROUND  # noqa: E402
-from scoring.realism import realism  # noqa: E402
+from scoring.realism import find_mirror, realism  # noqa: E402
 from scoring.sets import SliceSet, halves  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
 from utils import load_run, read_codes  # noqa: E402
 
-PARTS = ("separation", "copies", "power", "report")
+PARTS = ("separation", "copies", "power", "heads", "report")
 PATCH = 16  # pixels a side of the patches that are shuffled
 THIRDS = 3  # parts of the held-out subjects that stand in for samples in turn
 COPIED = 0.05  # share of the samples that are copies
@@ -53,18 +56,24 @@ class Settings:
     run: str = flag("runs/f8", "Run folder whose codec the copies have passed.")
     data: str | None = flag(None, "Folder that holds keras_png_slices_train/ and keras_png_slices_validate/.")
     part: str = flag("separation,copies,report", f"Parts to run, separated by commas: {', '.join(PARTS)}.")
-    cases: str | None = flag(None, "Kinds of slices to score, separated by semicolons; all where it is not given.")
+    cases: str | None = flag(None, "Kinds of slices or heads to score, separated by semicolons; all if not given.")
     samples: int = flag(500, "Slices that copies are hidden among.")
     halvings: int = flag(2, "Halvings of the other held-out subjects that the scores of each third are means over.")
+    slice_distance: float = flag(1.0, "From slice to slice in pixels, for the cuts through heads.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/bench-scores", "Folder for the results.")
     cache: str = flag(".cache", "Folder for decoded slices.")
 
+    def chosen(self, cases: dict[str, Any]) -> list[str]:
+        """Which of these kinds are to be scored."""
+        return [name for name in cases if self.cases is None or name in self.cases.split(";")]
+
     def check(self) -> None:
         unknown = set(self.part.split(",")) - set(PARTS)
         require(not unknown, f"--part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-        strangers = set(self.cases.split(";")) - set(SPOILT) if self.cases else set()
-        require(not strangers, f"--cases {'; '.join(strangers)}: expected some of {'; '.join(SPOILT)}")
+        known = SPOILT | SPOILT_HEADS
+        strangers = set(self.cases.split(";")) - set(known) if self.cases else set()
+        require(not strangers, f"--cases {'; '.join(strangers)}: expected some of {'; '.join(known)}")
         require(self.data is not None or self.part == "report", "these parts need --data")
 
 
@@ -94,7 +103,7 @@ def separation(settings: Settings, results: Results) -> None:
     subjects = sorted(set(held_out.groups))
     thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
     floors: dict[int, dict[str, float]] = {}
-    for name in settings.cases.split(";") if settings.cases else SPOILT:
+    for name in settings.chosen(SPOILT):
         torch.manual_seed(settings.seed)
         found: dict[str, list[list[float]]] = {}
         with Progress(2 * settings.halvings * THIRDS, name, "comparison") as progress:
@@ -163,6 +172,86 @@ SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
     "one side brighter": _lopsided,
     "a quarter darker": _darker,
     "heads 15 % smaller": _smaller,
+}
+
+
+# --------------------------------------------------------------------------- known-bad heads
+
+
+def heads(settings: Settings, results: Results) -> None:
+    """Every score of real and of spoilt heads, which the run's codec has encoded: means over the thirds of the held-out subjects;
+    and their plain means."""
+    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
+    real = heads_of(data.splits["validate"], run.frame)
+    subjects = sorted(set(real.groups))
+    thirds = [np.isin(real.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
+    mirror = find_mirror(real.images.mean((0, 1)))
+
+    def coded_and_measured(images: Tensor, title: str) -> HeadSet:
+        with Progress(2 * len(images), title, "head") as progress:
+            codes = []
+            for head in images:
+                codes.append(encode(run.vqvae, run.frame.pad(head)[:, None], run.frame))
+                progress.update(1)
+            return measured(replace(real, images=images, codes=torch.stack(codes)), mirror, progress.update)
+
+    real = coded_and_measured(real.images, "real heads")
+    floors: dict[int, dict[str, float]] = {}
+    for name in settings.chosen(SPOILT_HEADS):
+        rng, images = np.random.default_rng(settings.seed), real.images.clone()
+        for inside in thirds:  # nobody of the other thirds is mixed in
+            images[torch.from_numpy(inside)] = SPOILT_HEADS[name](real.images[torch.from_numpy(inside)], rng)
+        spoilt = coded_and_measured(images, name)
+        found: dict[str, list[list[float]]] = {}
+        with Progress(THIRDS * steps(spoilt, real, settings.halvings), f"{name}, scores", "step") as progress:
+            for third, inside in enumerate(thirds):
+                pair = spoilt[np.flatnonzero(inside)], real[np.flatnonzero(~inside)]
+                how = settings.seed, settings.halvings, settings.slice_distance, progress.update, floors.get(third)
+                scores = head_scores(*pair, *how)
+                floors[third] = {score: value.floor for score, value in scores.items()}
+                for score, value in scores.items():
+                    found.setdefault(score, []).append([value.score, value.floor])
+        results.add("heads", name, {score: np.mean(values, axis=0).tolist() for score, values in found.items()})
+        results.add("head_means", name, head_means(spoilt))
+
+
+def _of_many_people(images: Tensor, rng: np.random.Generator) -> Tensor:
+    people = np.stack([rng.permutation(len(images)) for _ in range(images.shape[1])], 1)
+    return images[torch.from_numpy(people), torch.arange(images.shape[1])]
+
+
+def _one_slice(images: Tensor, rng: np.random.Generator) -> Tensor:
+    return images[:, images.shape[1] // 2, None].expand_as(images)
+
+
+def _interleaved(images: Tensor, rng: np.random.Generator) -> Tensor:
+    odd = torch.arange(images.shape[1]) % 2 == 1
+    return torch.where(odd[:, None, None], images.roll(1, 0), images)
+
+
+def _two_halves(images: Tensor, rng: np.random.Generator) -> Tensor:
+    upper = torch.arange(images.shape[1]) >= images.shape[1] // 2
+    return torch.where(upper[:, None, None], images.roll(1, 0), images)
+
+
+def _jittered(images: Tensor, rng: np.random.Generator) -> Tensor:
+    moves = rng.choice((-2, -1, 1, 2), (*images.shape[:2], 2))
+    moved = [ndimage.shift(image, by, order=0) for image, by in zip(images.flatten(0, 1).numpy(), moves.reshape(-1, 2))]
+    return torch.from_numpy(np.stack(moved)).view_as(images)
+
+
+def _blurred_along(images: Tensor, rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(ndimage.uniform_filter1d(images.numpy(), 3, axis=1, mode="nearest"))
+
+
+SPOILT_HEADS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {  # [N, S, H, W] -> as many
+    "real heads": lambda images, rng: images,
+    "each slice another person's": _of_many_people,
+    "one slice repeated": _one_slice,
+    "two people's slices in turn": _interleaved,
+    "lower half of one, upper of another": _two_halves,
+    "each slice moved by 1 or 2 pixels": _jittered,
+    "mean of 3 slices": _blurred_along,
 }
 
 
@@ -276,6 +365,8 @@ def write_report(settings: Settings, results: Results) -> None:
     values, text = results.values, []
     if "separation" in values:
         text.append(separation_table(values["separation"]))
+    if "heads" in values:
+        text += [separation_table(values["heads"]), means_table(values["head_means"])]
     if "copies" in values:
         c = values["copies"]
         text.append(
@@ -299,7 +390,14 @@ def separation_table(table: dict[str, dict[str, Any]]) -> str:
     return "\n".join([head, *(f"{row} |" for row in rows)])
 
 
-PART_FUNCTIONS = {"separation": separation, "copies": copies, "power": power, "report": write_report}
+def means_table(table: dict[str, dict[str, float]]) -> str:
+    """Plain means of heads, a row a kind of heads."""
+    names = list(next(iter(table.values())))
+    rows = [f"| {kind} | {' | '.join(f'{means[name]:.3f}' for name in names)} |" for kind, means in table.items()]
+    return "\n".join([f"| mean | {' | '.join(names)} |", "|---" + "|--:" * len(names) + "|", *rows])
+
+
+PART_FUNCTIONS = {"separation": separation, "copies": copies, "power": power, "heads": heads, "report": write_report}
 
 if __name__ == "__main__":
     run_main(main)

@@ -26,7 +26,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from scoring.classifier import SMALLEST_SIDE, tell_apart
 from scoring.metrics import FOREGROUND, radial_power
-from scoring.sets import SliceSet, Untaken, chance_apart, halves, matched
+from scoring.sets import GroupedSet, SliceSet, Untaken, chance_apart, halves, matched
 from scoring.texture import NAMES, texture_apart, texture_summary, texture_values
 
 PATCH, PATCHES, DIRECTIONS = 7, 64, 256  # side of a patch, patches a slice and level, projections of all patches
@@ -109,21 +109,23 @@ def realism(
     return values
 
 
-def _over_halves(
-    samples: SliceSet,
-    real: SliceSet,
+def over_halves(
+    samples: GroupedSet,
+    real: GroupedSet,
     seed: int,
     halvings: int,
-    compare: Callable[[SliceSet, SliceSet, int], dict[str, float]],
+    compare: Callable[[GroupedSet, GroupedSet, int], dict[str, float]],
     kinds: Sequence[str],
+    match: Callable[[GroupedSet, GroupedSet, np.random.Generator], tuple[GroupedSet, GroupedSet]] = matched,
 ) -> dict[str, dict[str, list[float]]]:
     """What `compare` says of each halving, by name: under "score" of the samples and one half of the real subjects, and under
-    "floor" of the other half and that half, scaled as the module says. kinds: which of the two."""
+    "floor" of the other half and that half, scaled as the module says. kinds: which of the two. match: makes two sets of them
+    that can be compared."""
     rng = np.random.default_rng(seed)
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for halving in range(halvings):
         first, second = halves(real, rng)
-        pairs = {"score": matched(samples, second, rng), "floor": matched(first, second, rng)}
+        pairs = {"score": match(samples, second, rng), "floor": match(first, second, rng)}
         apart = {kind: chance_apart(*pair) for kind, pair in pairs.items()}
         for kind in kinds:
             for name, value in compare(*pairs[kind], halving).items():
@@ -140,7 +142,7 @@ def _distances_over_halves(
     progress: Callable[[int], None] | None,
     untaken: dict[str, str],
 ) -> dict[str, dict[str, list[float]]]:
-    """As `_over_halves`, of `distances`."""
+    """As `over_halves`, of `distances`."""
     mirror = find_mirror(real.images.mean(0))
 
     def compare(first: SliceSet, second: SliceSet, halving: int) -> dict[str, float]:
@@ -149,13 +151,13 @@ def _distances_over_halves(
             progress(2 // len(kinds))
         return found
 
-    return _over_halves(samples, real, seed, halvings, compare, kinds)
+    return over_halves(samples, real, seed, halvings, compare, kinds)
 
 
 def _texture_over_halves(
     samples: SliceSet, real: SliceSet, seed: int, kinds: Sequence[str], untaken: dict[str, str]
 ) -> dict[str, dict[str, list[float]]]:
-    """As `_over_halves`, of where fine detail lies, over many more halvings: each slice has been measured already, and the
+    """As `over_halves`, of where fine detail lies, over many more halvings: each slice has been measured already, and the
     distance of two figures is near 0 by chance too often for a mean of few."""
 
     def compare(first: SliceSet, second: SliceSet, halving: int) -> dict[str, float]:
@@ -164,7 +166,7 @@ def _texture_over_halves(
         return found
 
     bare = (replace(one, images=one.images[:, :0, :0]) for one in (samples, real))
-    return _over_halves(*bare, seed, TEXTURE_HALVINGS, compare, kinds)
+    return over_halves(*bare, seed, TEXTURE_HALVINGS, compare, kinds)
 
 
 def distances(

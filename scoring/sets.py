@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,18 @@ from torch import Tensor
 
 class Untaken(ValueError):
     """A score that these slices do not allow; the text says why, as the end of "... is not scored: "."""
+
+
+class Grouped(Protocol):
+    """Slices or heads, and whose each of them is."""
+
+    @property
+    def groups(self) -> Sequence[str]: ...
+
+    def __getitem__(self, chosen: Any) -> Self: ...
+
+
+GroupedSet = TypeVar("GroupedSet", bound=Grouped)
 
 
 @dataclass(frozen=True)
@@ -42,15 +55,15 @@ class SliceSet:
             None if self.texture is None else {name: values[chosen] for name, values in self.texture.items()},
         )
 
-    @property
-    def independent_groups(self) -> float:
-        """How many groups of equal size would tell as much: (sum of sizes)^2 / sum of squares (Kish 1965)."""
-        sizes = np.unique(np.asarray(self.groups), return_counts=True)[1]
-        return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+def independent_groups(groups: Sequence[str]) -> float:
+    """How many groups of equal size would tell as much: (sum of sizes)^2 / sum of squares (Kish 1965)."""
+    sizes = np.unique(np.asarray(groups), return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def halves(real: SliceSet, rng: np.random.Generator) -> tuple[SliceSet, SliceSet]:
-    """Two halves of the subjects, each with all its slices."""
+def halves(real: GroupedSet, rng: np.random.Generator) -> tuple[GroupedSet, GroupedSet]:
+    """Two halves of the subjects, each with all its slices or heads."""
     subjects = rng.permutation(sorted(set(real.groups)))
     chosen = np.isin(real.groups, subjects[: len(subjects) // 2])
     return real[np.flatnonzero(chosen)], real[np.flatnonzero(~chosen)]
@@ -79,10 +92,10 @@ def matched(first: SliceSet, second: SliceSet, rng: np.random.Generator) -> tupl
     return tuple(one[some] for one, some in zip(sets, indices))
 
 
-def chance_apart(first: SliceSet, second: SliceSet) -> float:
+def chance_apart(first: Grouped, second: Grouped) -> float:
     """How far two sets of one population are apart by the chance of who is in them, in units of what two single subjects are.
 
     The mean of n independent groups strays by 1 / sqrt(n), and the difference of two such means by the root of the sum of
     squares.
     """
-    return math.sqrt(1 / first.independent_groups + 1 / second.independent_groups)
+    return math.sqrt(sum(1 / independent_groups(one.groups) for one in (first, second)))

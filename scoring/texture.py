@@ -66,9 +66,7 @@ def _blurred(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _measure(image: np.ndarray, fine: np.ndarray, blurred: np.ndarray, gradient: np.ndarray) -> tuple[float, ...]:
     """`MEASURES` of one `[H, W]` slice."""
-    head = ndimage.binary_fill_holes(ndimage.binary_opening(image > FOREGROUND))
-    # a rim of background: what touches the border of the frame is no deeper than the border
-    depth = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1] * SIDE / min(image.shape)
+    depth = depth_in_head(image)
     inside = depth > RIM
     if inside.sum() < FEWEST_PIXELS:
         return (math.nan,) * len(MEASURES)
@@ -83,6 +81,14 @@ def _measure(image: np.ndarray, fine: np.ndarray, blurred: np.ndarray, gradient:
         float(squared[tissue & (gradient <= smooth)].mean()),
         _noise(fine, blurred, gradient, depth > DEEP),
     )
+
+
+def depth_in_head(image: np.ndarray) -> np.ndarray:
+    """How deep each pixel of an `[H, W]` slice lies inside the outline of the head, holes filled, in pixels of a frame whose
+    shorter side has `SIDE`; 0 outside."""
+    head = ndimage.binary_fill_holes(ndimage.binary_opening(image > FOREGROUND))
+    # a rim of background: what touches the border of the frame is no deeper than the border
+    return ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1] * SIDE / min(image.shape)
 
 
 def _noise(fine: np.ndarray, blurred: np.ndarray, gradient: np.ndarray, deep: np.ndarray) -> float:
