@@ -181,7 +181,7 @@ def sharpness(images: dict[str, np.ndarray], spectra: dict[str, np.ndarray], pat
     curve.set(yscale="log", xlabel="cycles a pixel", ylabel="power", title="Radial power spectrum")
     curve.grid(alpha=0.3)
     curve.legend(fontsize=8)
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 
@@ -199,17 +199,22 @@ def _finish_curves(figure: Figure, axes: Sequence[Axes], path: Path, title: str)
     save_figure(figure, path)
 
 
-def _headline(figure: Figure, title: str) -> None:
+def headline(figure: Figure, title: str) -> None:
     """A title broken into lines that the figure has room for."""
     characters = int(13 * figure.get_figwidth())  # an inch holds about 13 of this size
     figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=10)
 
 
 def slice_grid(
-    images: np.ndarray, path: Path, title: str, labels: Sequence[str] | None = None, columns: int = 8
+    images: np.ndarray,
+    path: Path,
+    title: str,
+    labels: Sequence[str] | None = None,
+    columns: int = 8,
+    cell: float = CELL,
 ) -> None:
-    """A grid of gray slices on black, each with its label."""
-    _grid(images, path, title, labels, columns, dict(cmap="gray", vmin=0, vmax=1))
+    """A grid of gray slices on black, each with its label. cell: inches of one slice."""
+    _grid(images, path, title, labels, columns, dict(cmap="gray", vmin=0, vmax=1), cell=cell)
 
 
 def code_grid(
@@ -239,12 +244,13 @@ def _grid(
     columns: int,
     how: dict[str, Any],
     bar: str | None = None,
+    cell: float = CELL,
 ) -> None:
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     aspect = images.shape[1] / images.shape[2]
     label_height = 0.17 if labels else 0.0
-    width, height = columns * CELL, rows * (CELL * aspect + label_height)
+    width, height = columns * cell, rows * (cell * aspect + label_height)
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -260,7 +266,7 @@ def _grid(
             drawn = axis.imshow(images[index], **how)
             if labels:
                 axis.set_title(labels[index], fontsize=6.5, pad=1.5)
-    _headline(figure, title)
+    headline(figure, title)
     if bar:
         colour_bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", fraction=0.05, aspect=50, pad=0.01)
         colour_bar.set_label(bar, fontsize=7)
@@ -286,7 +292,7 @@ def by_slice(
         axis.set(xlabel="slice number", ylabel=titles[name])
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 
@@ -296,7 +302,7 @@ def bits_by_position(bits: np.ndarray, path: Path, title: str) -> None:
     drawn = axis.imshow(bits, cmap=CODE_COLOURS, vmin=0)
     axis.axis("off")
     figure.colorbar(drawn, ax=axis, label="bits per code", shrink=0.8)
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 
@@ -313,7 +319,7 @@ def realism(values: dict[str, tuple[float, float]], path: Path, title: str) -> N
         form(FormatStrFormatter("%g"))
     axis.grid(alpha=0.3, axis="x")
     axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 
@@ -339,7 +345,7 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
         line[0].set_ylabel(name, fontsize=8)
     for axis, column in zip(axes[0], columns):
         axis.set_title(column, fontsize=7, pad=2)
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 
@@ -361,7 +367,7 @@ def codes_beside_slices(
         left.set_title(f"{label}: codes {code_map.shape[0]}x{code_map.shape[1]}", fontsize=8)
         right.imshow(image, cmap="gray", vmin=0, vmax=1)
         right.set_title("decoded", fontsize=8)
-    _headline(figure, title)
+    headline(figure, title)
     save_figure(figure, path)
 
 

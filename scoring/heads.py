@@ -46,6 +46,7 @@ class HeadSet:
     groups: `[N]` the subject of a real head; a drawn one stands alone.
     numbers: `[S]` slice numbers, ascending.
     codes: `[N, S, h, w]` code maps, or None.
+    symmetric: whether a slice mirrored across its rows may stand for one, `dataset.Split`.
     measured: by name, `[N, values]` each, `continuity` of each head; None where it has not been taken.
     """
 
@@ -53,6 +54,7 @@ class HeadSet:
     groups: Sequence[str]
     numbers: np.ndarray
     codes: Tensor | None = None
+    symmetric: bool = False
     measured: Mapping[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -65,6 +67,7 @@ class HeadSet:
             [self.groups[i] for i in chosen],
             self.numbers,
             None if self.codes is None else self.codes[some],
+            self.symmetric,
             None if self.measured is None else {name: values[chosen] for name, values in self.measured.items()},
         )
 
@@ -95,6 +98,7 @@ def heads_of(split: Split, frame: Frame | None = None, codes: Tensor | None = No
         [split.subjects[own[0]] for own in whole],
         wanted,
         None if codes is None else codes[torch.from_numpy(indices)],
+        split.symmetric,
     )
 
 

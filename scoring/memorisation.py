@@ -1,6 +1,7 @@
 """Are samples copies of somebody's scan? The nearest training slice of every sample, in pixels and in codes.
 
-    audit = audit_copies(samples, held_out, train)
+    audit = audit_copies(samples, held_out, train)          # slices
+    copies = copied_heads(heads, held_out_heads, train)     # heads: is one person behind all slices?
 
 That a sample has a near training slice says nothing alone: slices of all people are alike. So the distances of samples are
 held against those of held-out real slices *of the same position*, which cannot be copies: near the top of the head all slices
@@ -8,14 +9,14 @@ are alike, and a threshold over all positions would let copies of the middle pas
 than all but 1 % of them is listed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PERCENTILE = 1.0  # of the held-out slices' distances, below which a sample is listed
+PERCENTILE = 1.0  # of the held-out slices' distances, below which a sample is listed; and of heads, from above
 FEWEST_HELD_OUT = 100  # held-out slices that such a percentile is taken of; neighbouring positions are taken in for it
 CHUNK = 256  # slices compared at a time
 
@@ -114,6 +115,71 @@ def thresholds(distances: Tensor, held_out: np.ndarray | None, count: int, sampl
         near = distances[torch.from_numpy(away <= reach)]
         found[torch.from_numpy(samples == number)] = near.quantile(PERCENTILE / 100)
     return found
+
+
+# --------------------------------------------------------------------------- heads
+
+
+@dataclass(frozen=True)
+class HeadCopies:
+    """What `copied_heads` finds.
+
+    shares: `[N]` of each drawn head, 1/S to 1: the share of its slices that are nearest to one and the same training person.
+    people: `[N]` who that is. held_out: `[M]` the shares of held-out heads. threshold: above which a head is listed. listed:
+    `[N]` bool.
+    """
+
+    shares: np.ndarray
+    people: list[str]
+    held_out: np.ndarray
+    threshold: float
+
+    @property
+    def listed(self) -> np.ndarray:
+        return self.shares > self.threshold
+
+
+def copied_heads(
+    drawn: Tensor,
+    held_out: Tensor,
+    train: Iterable[tuple[Tensor, Sequence[str]]],
+    progress: Callable[[int], None] | None = None,
+) -> HeadCopies:
+    """Find drawn heads more of whose slices are nearest to one training person than those of held-out heads are.
+
+    The threshold is the 99th percentile of the held-out heads' shares, rounded up to one of them: with fewer than 100 it is the
+    largest. Of heads that are no copies, one in M + 1 then passes that of M held-out ones by chance: a head that is listed is to
+    be looked at. As in `audit_copies`, all slices must have passed the same codec, and the training set should hold the mirrored
+    slices too, under the same people's names.
+
+    Args:
+        drawn, held_out: heads, `[N, S, H, W]` and `[M, S, H, W]`.
+        train: (slices `[P, H, W]`, whose they are), in parts of any size, so that it need not be in memory as a whole.
+        progress: called with the number of training slices just compared.
+    """
+    searches, people = [ImageSearch(heads.flatten(0, 1)) for heads in (drawn, held_out)], []
+    for images, names in train:
+        people += names
+        for search in searches:
+            search.look_at(images)
+        if progress is not None:
+            progress(len(images))
+    (shares, whose), (others, _) = (
+        _shares_of_one(np.asarray(people)[search.nearest().index.numpy()].reshape(heads.shape[:2]))
+        for search, heads in zip(searches, (drawn, held_out))
+    )
+    threshold = float(np.quantile(others, 1 - PERCENTILE / 100, method="higher"))
+    return HeadCopies(shares, whose, others, threshold)
+
+
+def _shares_of_one(people: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Of `[N, S]` names, the share of the most frequent one of each row, and who that is."""
+    counted = [np.unique(row, return_counts=True) for row in people]
+    shares = [counts.max() / people.shape[1] for _, counts in counted]
+    return np.array(shares), [str(names[counts.argmax()]) for names, counts in counted]
+
+
+# --------------------------------------------------------------------------- searches
 
 
 class _Search:

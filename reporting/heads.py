@@ -1,0 +1,78 @@
+"""Pictures of whole heads, from plain arrays: `[S, H, W]` floats in 0..1, slices from the lowest to the highest, rows from one
+side of the head to the other, the front to the left."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from reporting.figures import headline, save_figure, slice_grid
+
+WIDTH = 1.9  # inches of one head: about a dot a pixel of OASIS slices
+
+
+def contact_sheet(
+    head: np.ndarray, path: Path, title: str, numbers: Sequence[int] | None = None, columns: int = 8
+) -> None:
+    """All slices of a head, each with its number. numbers: `[S]`; from 0 where they are not given."""
+    labels = [f"slice {number}" for number in (range(len(head)) if numbers is None else numbers)]
+    slice_grid(head, path, title, labels, columns, WIDTH)
+
+
+def orthogonal_views(head: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cuts through the middle of an `[S, H, W]` head as one looks at them: the axial slice `[W, H]`, front up; the coronal cut
+    `[S, H]` and the sagittal one `[S, W]`, top up."""
+    slices, rows, columns = head.shape
+    return head[slices // 2].T, head[::-1, :, columns // 2], head[::-1, rows // 2]
+
+
+def three_views(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    path: Path,
+    title: str,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    planes: tuple[str, str, str] = ("axial", "coronal", "sagittal"),
+) -> None:
+    """Three cuts through the middle of each head, a column a head, with the heads of each name in a row of their own.
+
+    Args:
+        rows: by name, such as "real" and "drawn", heads of one size.
+        path: of the PNG. title: of the figure.
+        spacing: of slices, of rows and of columns, in mm or any other unit: cuts are shown as wide and high as they are.
+        planes: what the slices are and what the cuts across columns and across rows are, where slices are not axial.
+    """
+    count = max(map(len, rows.values()))
+    between, row, column = spacing
+    slices, height, width = next(iter(rows.values()))[0].shape
+    sizes = ((width * column, height * row), (slices * between, height * row), (slices * between, width * column))
+    scale = WIDTH / max(wide for _, wide in sizes)  # inches a unit
+    figure, axes = plt.subplots(
+        len(rows) * len(planes),
+        count,
+        figsize=(
+            max(count * WIDTH + 0.5, 4.0),
+            len(rows) * scale * sum(high for high, _ in sizes) + 0.05 * len(rows) * len(planes) + 0.5,
+        ),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=[high for high, _ in sizes] * len(rows),
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for axis in axes.flat:
+        _bare(axis)
+    for line, (name, heads) in enumerate(rows.items()):
+        own = axes[line * len(planes) : (line + 1) * len(planes)]
+        for index, head in enumerate(heads):
+            for axis, image, (high, wide) in zip(own[:, index], orthogonal_views(head), sizes):
+                axis.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, wide, 0, high))
+        for axis, plane in zip(own[:, 0], planes):
+            axis.set_ylabel(f"{name}, {plane}" if plane == planes[0] else plane, fontsize=7)
+    headline(figure, title)
+    save_figure(figure, path)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
