@@ -8,7 +8,7 @@ Slices of a third of the held-out subjects stand in for perfect samples, held ag
 then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. The
 power of the classifier is the least known difference that it finds: held-out slices with a little noise, blur or gamma are told
 from those of other subjects, as samples are, and from themselves, as reconstructions are. Heads are stacks of the same slices,
-in thirds likewise, and spoilt in ways that leave every slice as it is. Every part writes its figures to
+in thirds likewise, and spoilt in ways that leave nearly every slice as it is. Every part writes its figures to
 results.json in --out as soon as it has them.
 """
 
@@ -182,20 +182,20 @@ def heads(settings: Settings, results: Results) -> None:
     """Every score of real and of spoilt heads, which the run's codec has encoded: means over the thirds of the held-out subjects;
     and their plain means."""
     data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
-    real = heads_of(data.splits["validate"], run.frame)
-    subjects = sorted(set(real.groups))
-    thirds = [np.isin(real.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
-    mirror = find_mirror(real.images.mean((0, 1)))
+    held_out = heads_of(data.splits["validate"], run.frame)
+    subjects = sorted(set(held_out.groups))
+    thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
+    mirror = find_mirror(held_out.images.mean((0, 1)))
 
     def coded_and_measured(images: Tensor, title: str) -> HeadSet:
-        with Progress(2 * len(images), title, "head") as progress:
+        with Progress(2 * len(images), title, "step") as progress:
             codes = []
             for head in images:
                 codes.append(encode(run.vqvae, run.frame.pad(head)[:, None], run.frame))
                 progress.update(1)
-            return measured(replace(real, images=images, codes=torch.stack(codes)), mirror, progress.update)
+            return measured(replace(held_out, images=images, codes=torch.stack(codes)), mirror, progress.update)
 
-    real = coded_and_measured(real.images, "real heads")
+    real = coded_and_measured(held_out.images, "real heads")
     floors: dict[int, dict[str, float]] = {}
     for name in settings.chosen(SPOILT_HEADS):
         rng, images = np.random.default_rng(settings.seed), real.images.clone()

@@ -1,6 +1,12 @@
 """Pictures of whole heads, from plain arrays: `[S, H, W]` floats in 0..1, slices from the lowest to the highest, rows from one
-side of the head to the other, the front to the left."""
+side of the head to the other.
 
+Columns of the OASIS slice set run from the back of the head to the front: the splenium and the tentorium are on the left, the
+frontal horns on the right, as is the marker that OASIS-1 put on every left forehead, in the upper rows. Slices that
+`sources.volumes` cuts have the front on the left.
+"""
+
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,11 +27,15 @@ def contact_sheet(
     slice_grid(head, path, title, labels, columns, WIDTH)
 
 
-def orthogonal_views(head: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def orthogonal_views(head: np.ndarray, front_first: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts through the middle of an `[S, H, W]` head as one looks at them: the axial slice `[W, H]`, front up; the coronal cut
-    `[S, H]` and the sagittal one `[S, W]`, top up."""
+    `[S, H]`, top up; the sagittal one `[S, W]`, top up and front to the right. The first rows are on the left.
+
+    front_first: whether columns run from the front to the back.
+    """
     slices, rows, columns = head.shape
-    return head[slices // 2].T, head[::-1, :, columns // 2], head[::-1, rows // 2]
+    head = head[..., ::-1] if front_first else head
+    return head[slices // 2].T[::-1], head[::-1, :, columns // 2], head[::-1, rows // 2]
 
 
 def three_views(
@@ -34,6 +44,7 @@ def three_views(
     title: str,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     planes: tuple[str, str, str] = ("axial", "coronal", "sagittal"),
+    front_first: bool = False,
 ) -> None:
     """Three cuts through the middle of each head, a column a head, with the heads of each name in a row of their own.
 
@@ -42,6 +53,7 @@ def three_views(
         path: of the PNG. title: of the figure.
         spacing: of slices, of rows and of columns, in mm or any other unit: cuts are shown as wide and high as they are.
         planes: what the slices are and what the cuts across columns and across rows are, where slices are not axial.
+        front_first: as in `orthogonal_views`.
     """
     count = max(map(len, rows.values()))
     between, row, column = spacing
@@ -65,10 +77,12 @@ def three_views(
     for line, (name, heads) in enumerate(rows.items()):
         own = axes[line * len(planes) : (line + 1) * len(planes)]
         for index, head in enumerate(heads):
-            for axis, image, (high, wide) in zip(own[:, index], orthogonal_views(head), sizes):
+            for axis, image, (high, wide) in zip(own[:, index], orthogonal_views(head, front_first), sizes):
                 axis.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, wide, 0, high))
-        for axis, plane in zip(own[:, 0], planes):
-            axis.set_ylabel(f"{name}, {plane}" if plane == planes[0] else plane, fontsize=7)
+        characters = int(17 * scale * sizes[0][0])  # an inch holds about 17 of this size
+        own[0, 0].set_ylabel("\n".join(textwrap.wrap(name, max(characters, 8))), fontsize=8)
+        for axis, plane in zip(own[:, 0], planes):  # inside the cuts, which are too low for a label beside them
+            axis.text(0.01, 0.98, plane, color="white", fontsize=5, va="top", transform=axis.transAxes)
     headline(figure, title)
     save_figure(figure, path)
 

@@ -196,6 +196,8 @@ def test_grids_of_slices_are_torchvisions(load):
 def test_every_part_of_the_scores_benchmark(tmp_path, monkeypatch, load):
     bench = load("scores", PATCH=8)
     monkeypatch.setattr(bench, "SPOILT", {name: bench.SPOILT[name] for name in ("held-out slices", "noise of 0.1")})
+    kept = ("real heads", "two people's slices in turn")
+    monkeypatch.setattr(bench, "SPOILT_HEADS", {name: bench.SPOILT_HEADS[name] for name in kept})
     data, run, out = tmp_path / "keras_png_slices_data", str(tmp_path / "run"), tmp_path / "out"
     for split, subjects in (("train", range(4)), ("validate", range(4, 10))):
         draw_slices(data, split, subjects, size=(64, 64))
@@ -203,9 +205,13 @@ def test_every_part_of_the_scores_benchmark(tmp_path, monkeypatch, load):
     train.main([*flags, "--epoch", "1", "--batch", "4", "--k", "16", "--stage", "vqvae", "--out", run])
     train.main([*flags, "--stage", "encode", "--out", run])
     bench.main([*flags, "--run", run, "--samples", "12", "--halvings", "1", "--out", str(out)])
+    bench.main([*flags, "--run", run, "--part", "heads,report", "--halvings", "1", "--out", str(out)])
     results = json.loads((out / "results.json").read_text())
     real, noisy = (results["separation"][name]["histogram"] for name in ("held-out slices", "noise of 0.1"))
     assert noisy[0] > 10 * real[0] and noisy[1] == real[1]
+    whole, mixed = (results["heads"][name]["outline"] for name in kept)
+    assert mixed[0] > 3 * whole[0] and mixed[1] == whole[1]
+    assert results["head_means"][kept[0]]["neighbour_ssim"] > results["head_means"][kept[1]]["neighbour_ssim"]
     assert results["copies"]["copies"] + results["copies"]["others"] == 12
     assert "others" in results["copies"] and "times its floor" in (out / "report.md").read_text()
 
@@ -218,6 +224,16 @@ def test_spoilt_slices_are_spoilt_and_of_the_same_shape(load):
         spoilt = spoil(images, numbers)
         assert spoilt.shape == images.shape and torch.equal(spoilt, images) == (name == "held-out slices"), name
     assert torch.equal(bench.SPOILT["one slice a position, repeated"](images, numbers)[3:], images[:3])
+
+
+def test_spoilt_heads_are_spoilt_and_their_slices_are_not(load):
+    bench, images = load("scores"), torch.rand(5, 6, 24, 20)
+    known = {image.numpy().tobytes() for image in images.flatten(0, 1)}
+    for name, spoil in bench.SPOILT_HEADS.items():
+        spoilt = spoil(images, np.random.default_rng(0))
+        assert spoilt.shape == images.shape and torch.equal(spoilt, images) == (name == "real heads"), name
+        whole = {image.contiguous().numpy().tobytes() for image in spoilt.flatten(0, 1)} <= known
+        assert whole == (name not in ("each slice moved by 1 or 2 pixels", "mean of 3 slices")), name
 
 
 def test_the_scale_benchmark(tmp_path, load):
