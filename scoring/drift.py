@@ -7,7 +7,7 @@ Each slice is drawn after its neighbour, and what is wrong with one may be hande
 were drawn alone cannot have drifted, so they say what the position itself costs.
 """
 
-import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,9 +42,8 @@ class Step:
 
     @property
     def overall(self) -> float | None:
-        """`worse` of all scores together, by the geometric mean of the ratios; None where there is nothing to compare."""
-        ratios = [1 + share for share in self.worse.values() if share > -1]
-        return math.exp(sum(map(math.log, ratios)) / len(ratios)) - 1 if ratios else None
+        """The median of `worse`, because the ratio of two small distances may be anything; None where nothing is compared."""
+        return statistics.median(self.worse.values()) if self.worse else None
 
 
 def drift(
@@ -60,8 +59,8 @@ def drift(
 ) -> list[Step]:
     """Realism of the slices of drawn heads, band by band of distances from the first slice drawn.
 
-    Few slices lie at one distance, two of each head at most, so that single distances say little: the scores of 16 slices stray
-    by more than a fifth.
+    Few slices lie at one distance, two of each head at most, so that single distances say little. Twelve real heads, held
+    against single slices of other real ones, were `overall` 0.2 worse or better at one distance, and 0.1 at 9 to 16 together.
 
     Args:
         drawn: heads. real: held-out heads of at least 4 subjects.

@@ -138,6 +138,12 @@ class HeadCopies:
     def listed(self) -> np.ndarray:
         return self.shares > self.threshold
 
+    @property
+    def by_chance(self) -> float:
+        """How many heads would be listed on average, at most, if none were a copy: one that is like the held-out ones is as
+        likely to have any rank among them."""
+        return len(self.shares) * (1 + int((self.held_out > self.threshold).sum())) / (len(self.held_out) + 1)
+
 
 def copied_heads(
     drawn: Tensor,
@@ -148,9 +154,9 @@ def copied_heads(
     """Find drawn heads more of whose slices are nearest to one training person than those of held-out heads are.
 
     The threshold is the 99th percentile of the held-out heads' shares, rounded up to one of them: with fewer than 100 it is the
-    largest. Of heads that are no copies, one in M + 1 then passes that of M held-out ones by chance: a head that is listed is to
-    be looked at. As in `audit_copies`, all slices must have passed the same codec, and the training set should hold the mirrored
-    slices too, under the same people's names.
+    largest. Heads that are no copies pass it too, `HeadCopies.by_chance`: one that is listed is to be looked at. As in
+    `audit_copies`, all slices must have passed the same codec, and the training set should hold the mirrored slices too, under
+    the same people's names.
 
     Args:
         drawn, held_out: heads, `[N, S, H, W]` and `[M, S, H, W]`.
