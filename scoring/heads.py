@@ -126,7 +126,7 @@ def head_scores(
     Returns:
         By name: those of `continuity`, Wasserstein-1 distances in its units. Of cuts, for axial slices called as follows:
         sagittal_swd_0, ... and coronal_swd_0, ...: sliced Wasserstein distances, `realism.sliced_wasserstein`, fine to coarse.
-        sagittal_classifier, coronal_classifier: 2 |AUC - 1/2|, `classifier.tell_apart`.
+        sagittal_classifier, sagittal_patch_classifier, coronal_...: 2 |AUC - 1/2|, `classifier.tell_apart`.
 
     Raises:
         ValueError: for fewer than 4 real subjects, and for heads of other slice numbers.
@@ -230,7 +230,7 @@ def cuts_apart(
         except Untaken as reason:
             untaken[f"{plane}_swd"] = str(reason)
         try:
-            found[f"{plane}_classifier"] = tell_apart(cuts, others, seed)
+            found |= {f"{plane}_{name}": value for name, value in tell_apart(cuts, others, seed).items()}
         except Untaken as reason:
             untaken[f"{plane}_classifier"] = str(reason)
     return found

@@ -59,7 +59,7 @@ def few_directions(monkeypatch):
 
 @pytest.fixture
 def no_classifier(monkeypatch):
-    monkeypatch.setattr(module, "tell_apart", lambda first, second, seed: 0.0)
+    monkeypatch.setattr(module, "tell_apart", lambda first, second, seed: {"classifier": 0.0})
 
 
 # --------------------------------------------------------------------------- what is caught
@@ -113,7 +113,7 @@ def test_classifier_sees_slices_that_jump_in_the_cuts(real, monkeypatch):
     moved = coded(bad_heads(others.images)["moved"][0], others.groups)
     some = real[np.arange(8)]
     for plane, dim in module.PLANES.items():
-        found = module.tell_apart(reslices(moved, dim, 2), reslices(some, dim, 2), 0)
+        found = module.tell_apart(reslices(moved, dim, 2), reslices(some, dim, 2), 0)["classifier"]
         assert found > 0.8, plane
 
 
