@@ -208,7 +208,7 @@ def _bare(text: str, others: Collection[str] = ()) -> str:
             or word.lower() in others
         )
     ]
-    return text.strip("_-. ") if len(kept) == len(words) else "_".join(kept)
+    return text if len(kept) == len(words) else "_".join(kept)
 
 
 def _version(stem: str, folders: Sequence[str]) -> tuple[str, ...]:

@@ -319,3 +319,9 @@ def test_large_studies_are_recognised_without_reading_a_voxel(tmp_path, pattern)
     found = survey(tmp_path)
     assert len(found.scans) == 3 * count and len({scan.subject for scan in found.scans}) == count
     assert time.process_time() - started < 20 * count / 300 + 1
+
+
+def test_names_of_folders_and_files_stay_as_they_are():
+    names = [" o ", "$x_{$", "a,b", "-", "T", "Ünal", "x\ty", "50% _"]
+    assert people_of([f"{name}/{number}.png" for name in names for number in TWO]).keys() == {*names}
+    assert people_of([f"{name}.nii" for name in names]).keys() == {*names}
