@@ -201,8 +201,12 @@ def _with_labels(found: list[Whose], above: list[str]) -> list[Whose]:
 
 
 def _each_by_itself(found: list[Whose], root: Path) -> list[Whose]:
-    """Where folders state splits and names say nothing but numbers, each file counts as one person within its split."""
-    if not any(one.split for one in found):
+    """Where names say nothing but numbers below folders of splits or of classes, each file counts as one person.
+
+    One stack a class would be one split a class.
+    """
+    classes = {one.label for one in found if one.how == BY_STACK and one.label}
+    if not any(one.split for one in found) and len(classes) < 2:
         return found
     stems = defaultdict(set)
     for one in found:
@@ -216,7 +220,7 @@ def _each_by_itself(found: list[Whose], root: Path) -> list[Whose]:
             else str(one.path.relative_to(root).with_name(stem_of(one.path.name))),
             number=None,
         )
-        if one.split and one.how == BY_STACK
+        if one.how == BY_STACK and (one.split or (one.label and len(classes) > 1))
         else one
         for one in found
     ]

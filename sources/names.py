@@ -141,7 +141,11 @@ def names_of(
         stem, channel = CHANNEL.fullmatch(stem).groups()
         contrast = f"channel {channel}"
     person, visit, certain, rest = _known(parts[:-1], stem)
-    rest, inside = _without_visits(rest)
+    bare, inside = _without_visits(rest)
+    if stacks and rest and not bare:
+        inside = []  # Y1.jpg to Y99.jpg: numbered images, no years
+    else:
+        rest = bare
     number = None
     if stacks:
         number, rest = _number(rest) if person or not PERSON.search(rest) else _number_beside(rest)

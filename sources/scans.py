@@ -9,7 +9,7 @@ from pathlib import Path
 from natsort import natsorted
 
 from common.errors import UserError, printable
-from sources.identity import identify
+from sources.identity import BY_ITSELF, identify
 from sources.matching import counted
 from sources.names import Whose
 from sources.planes import is_plane
@@ -215,9 +215,10 @@ def _grouping(whose: list[Whose], tree: Tree) -> str:
         f"`{printable(person)}` <- {tree.inner(some[0])}" + (f" and {len(some) - 1} more" if len(some) > 1 else "")
         for person, some in list(paths.items())[:2]
     )
+    leak = "; slices of one person may be in several splits" if BY_ITSELF in people else ""
     return (
-        f"whose scan: {counted(len(paths), 'person', 'people')} {by}, such as {examples}; wrong? name the person by folder, or "
-        "give --subject REGEX"
+        f"whose scan: {counted(len(paths), 'person', 'people')} {by}, such as {examples}{leak}; wrong? name the person by "
+        "folder, or give --subject REGEX"
     )
 
 

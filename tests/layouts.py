@@ -276,6 +276,14 @@ def kaggle_classes(root: Path) -> list[str]:
 
 
 @layout
+def classes_of_numbers(root: Path) -> list[str]:
+    for name, start in (("yes", "Y"), ("no", "no ")):
+        for number in range(1, 11):
+            draw(root / name / f"{start}{number}.jpg", number + len(name))
+    return []
+
+
+@layout
 def kaggle_flat(root: Path) -> list[str]:
     for repeat in (1, 2, 3, 4):
         pictures(root, f"OAS1_{{:04d}}_MR1_mpr-{repeat}_{{}}.jpg", range(1, 13), (100, 101))

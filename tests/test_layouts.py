@@ -153,6 +153,9 @@ TABLE: dict[str, Row] = {
     "kaggle_classes": Row(
         (21, 4, 1), said=("26 people by ids", "condition folder: 3 classes"), check=told("folder", kaggle_class)
     ),
+    "classes_of_numbers": Row(
+        (16, 3, 1), 1, ("each file counts as one", "slices of one person may be in several splits"), check=nowhere
+    ),
     "kaggle_flat": Row(TWELVE, 8, ("12 people by ids",), check=positions_are(0, 1, 0, 1)),
     "split_folders": Row(
         (12, 4, 4),
