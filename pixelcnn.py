@@ -13,7 +13,7 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from models.conditions import NUMBER, ConditionEncoder
 from models.context import ContextEncoder
 from models.known import Known
-from models.sampler import CachedSampler, Draw, MapsAdded, uniform_noise
+from models.sampler import CachedSampler, Draw, Generators, MapsAdded, uniform_noise
 
 
 def gate(x: Tensor) -> Tensor:
@@ -291,7 +291,7 @@ class GatedPixelCNN(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         **known: Any,
     ) -> Tensor:
         """Draw code maps, `[batch, height, width]` int64: `draw_maps` with each of its settings as a keyword.
@@ -299,7 +299,7 @@ class GatedPixelCNN(nn.Module):
         Args:
             batch, height, width: of the maps to draw.
             temperature, top_k, top_p: how each code is drawn, `Draw`.
-            generator: on the CPU; the same seed gives the same maps.
+            generator: on the CPU; the same seed gives the same maps. Several: one of each map, alone or in any batch.
             position, known: what is known of the maps, `Known`: also `conditions`, `context`, and `codes` with `keep` to complete
                 partly known maps.
 
@@ -314,7 +314,7 @@ class GatedPixelCNN(nn.Module):
         size: tuple[int, int, int],
         draw: Draw = Draw(),
         known: Known = Known(),
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw code maps, code by code.
@@ -325,15 +325,18 @@ class GatedPixelCNN(nn.Module):
             size: (batch, height, width) of the maps.
             draw: how each code is drawn.
             known: what is known of the maps.
-            generator: on the CPU; the same seed gives the same maps.
+            generator: on the CPU; the same seed gives the same maps. Several: one of each map, alone or in any batch.
             progress: called with the number of rows just finished.
 
         Returns:
             `[batch, height, width]` int64.
 
         Raises:
-            ValueError: when a known code is not in 0..K-1, or one of the context not in -1..K-1.
+            ValueError: when a known code is not in 0..K-1, or one of the context not in -1..K-1; or for a number of generators
+                that is not the batch's.
         """
+        if isinstance(generator, Sequence) and len(generator) != size[0]:
+            raise ValueError(f"{len(generator)} generators for {size[0]} maps")
         kept = known.kept(size, self.num_codes)
         was_training = self.training
         self.eval()

@@ -13,7 +13,7 @@ On CUDA a row is captured as a graph and replayed, since it is some thousands of
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BELOW_ONE = 1 - 2**-22
+Generators = torch.Generator | Sequence[torch.Generator] | None  # of the noise of all maps, or one of each map's
 FEW_MAPS = 16  # at most that one thread draws: waking another for a small product costs more than the product
 
 
@@ -73,8 +74,10 @@ def as_noise(uniform: Tensor, dtype: torch.dtype) -> Tensor:
     return uniform.to(dtype).clamp(max=BELOW_ONE)
 
 
-def uniform_noise(batch: int, height: int, width: int, generator: torch.Generator | None) -> Tensor:
+def uniform_noise(batch: int, height: int, width: int, generator: Generators) -> Tensor:
     """The noise that decides a sample, `[batch, height, width]` float64 in 0..1, drawn on the CPU for any device."""
+    if isinstance(generator, Sequence):
+        return torch.cat([uniform_noise(1, height, width, each) for each in generator])
     return torch.rand(batch, height, width, generator=generator, dtype=torch.float64)
 
 
