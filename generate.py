@@ -7,10 +7,14 @@
     python generate.py --sweep 0.7,0.85,1,1.15               # a row a temperature
     python generate.py --complete case_402_slice_16.nii.png --region bottom   # redraw a part of a slice
     python generate.py --where cdr=0.5,age=75 --slice 12     # of a run whose prior was told such things (train.py --table)
-    python generate.py --slice all --n 1 --nifti             # a volume, of a run trained on volumes
+    python generate.py --volumes 4                           # whole heads, whose slices fit each other
+    python generate.py --complete-volume scan.nii.gz --missing 8:15           # draw slices that a scan lacks
 
 Writes a grid of code maps (generated_q.png) and a grid of the slices they decode to (generated_imgs.png); with --sweep the rows
 of slices (swept_imgs.png); with --complete the slice, what was kept of it, and several ways to complete it (completed_imgs.png).
+With --volumes, under volumes/ of the output folder, of each head a NIfTI file, a sheet of its slices and a page to scroll through
+it (head_0000.nii.gz, .png, .html), and three cuts through all of them (heads.png); with --complete_volume the same of each
+completion (completed_0000), its slices beside what was there.
 """
 
 import re
@@ -30,18 +34,28 @@ from common.errors import UserError
 from common.files import check_writable
 from common.runtime import resolve_device
 from inference.coding import decode, encode
-from inference.drawing import Request, Samples, draw_samples, kept_positions, region_of, spread_numbers
+from inference.completion import read_given
+from inference.drawing import (
+    Request,
+    Samples,
+    draw_samples,
+    kept_positions,
+    region_of,
+    spread_numbers,
+    stretches_of,
+)
+from inference.geometry import VOLUMES, Geometry
+from inference.heads import HeadRequest, check_heads, draw_heads, stretches
 from models.sampler import Draw
 from reporting import figures, pictures
+from reporting.volumes import write_completed, write_heads
 from sources.conditions import Condition, parse_where
 from sources.images import load_image
 from sources.intensities import Scale
-from sources.matching import some
 from sources.volumes import Space, nifti_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
-VOLUMES = ("oasis1", "bids", "volumes")  # kinds of data whose slices lie in a known space
 EACH_POSITION, EACH_TEMPERATURE, COMPLETIONS = 8, 8, 6  # slices drawn where --n is not given
 
 
@@ -55,7 +69,8 @@ class Settings:
     n: int | None = flag(
         None,
         "Slices to draw: 64 where it is not given, of which the grids show the first 64; with --slice all the number at each "
-        "position, 8, with --sweep at each temperature, 8; with --complete the number of completions, 6.",
+        "position, 8, with --sweep at each temperature, 8; with --complete the number of completions, 6, with "
+        "--complete_volume 1.",
     )
     slice: str | None = flag(
         None,
@@ -81,6 +96,20 @@ class Settings:
         "bottom",
         "Part that --complete redraws: top, bottom, left or right, or pixels as r0:r1,c0:c1. Codes are drawn from the top down, "
         "each row from the left, so what is drawn fits what lies above it and to its left.",
+    )
+    volumes: int | None = flag(
+        None,
+        "Whole heads to draw, all at once: each begins with a middle slice and grows upwards and downwards, every slice told "
+        "the one before it.",
+    )
+    complete_volume: str | None = flag(
+        None,
+        "Volume with missing slices to draw: a file such as the run was trained on, or a folder with the slices of one subject. "
+        "Slices of one value alone are missing, and so are those between the slices of a thick-slice acquisition.",
+    )
+    missing: str | None = flag(
+        None,
+        "Slice numbers that --complete_volume draws anew whatever is there, such as 3 or 8:15 (8 to 14), by commas.",
     )
     decoder: str | None = flag(
         None,
@@ -128,8 +157,24 @@ class Settings:
             not (self.complete and self.slice == "all"),
             "--slice all draws whole slices; --complete wants one number or none",
         )
+        require(
+            self.volumes is None or 1 <= self.volumes <= 1000, f"--volumes is {self.volumes}; expected 1 to 1000 heads"
+        )
+        require(self.missing is None or self.complete_volume is not None, "--missing goes with --complete_volume")
+        self._check_whole()
         require(0 <= self.seed < 2**63, f"--seed is {self.seed}; expected a whole number from 0")
         require(self.out is None or not Path(self.out).is_file(), f"--out {self.out} is a file; expected a folder")
+
+    def _check_whole(self) -> None:
+        """Raise UserError for flags of single slices beside one of whole heads."""
+        whole = [name for name in ("volumes", "complete_volume") if getattr(self, name) is not None]
+        others = [name for name in ("slice", "sweep", "complete", "png", "nifti") if getattr(self, name)]
+        others += ["n"] if self.volumes and self.n else []
+        require(len(whole) < 2, "--volumes and --complete_volume are two things to do; leave one of them out")
+        require(
+            not (whole and others),
+            f"--{whole[0] if whole else ''} makes whole volumes of every slice; leave out --{' --'.join(others)}",
+        )
 
     @property
     def draw(self) -> Draw:
@@ -160,6 +205,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.nifti:
         check_geometry(run)
     where = conditions_asked(settings, run)
+    if settings.volumes or settings.complete_volume:
+        (complete_volume if settings.complete_volume else draw_volumes)(settings, run, out, where)
+        print(f"pictures and volumes: {out / 'volumes'}/")
+        return
     make = complete if settings.complete else sweep if settings.sweep else draw_new
     samples = make(settings, run, out, where)
     if settings.png:
@@ -242,12 +291,6 @@ def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]
     return np.full(settings.n or GRID_SLICES, number), 8
 
 
-def stretches_of(numbers: np.ndarray) -> str:
-    """Slice numbers, lowest first, in words: 0 to 31; 100 to 160 and 170."""
-    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return some([f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts])
-
-
 def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, columns: int) -> None:
     """Grids of the code maps and of the slices they decode to."""
     figures.code_grid(
@@ -300,6 +343,39 @@ def complete(settings: Settings, run: Run, out: Path, where: dict[str, float]) -
         columns=3,
     )
     return samples
+
+
+def draw_volumes(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> None:
+    """Draw whole heads; leaves their volumes and pictures."""
+    check_heads(run)
+    geometry, started = Geometry.of(run), time.monotonic()
+    say_geometry(geometry, run)
+    heads = draw_heads(run, HeadRequest(settings.volumes, settings.draw, settings.seed, where))
+    print(f"drew {len(heads)} heads of {heads.shape[1]} slices in {time.monotonic() - started:.1f} s")
+    write_heads(run, heads, settings.seed, geometry, out / "volumes", settings.how)
+
+
+def complete_volume(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> None:
+    """Draw the slices that a volume lacks; leaves the completed volumes and their pictures."""
+    check_heads(run)
+    given, numbers = read_given(settings.complete_volume, run, settings.missing), run.slice_numbers
+    say_geometry(given.geometry, run)
+    print(f"drawing slices {stretches_of(numbers[~given.known])}; {given.known.sum()} others are kept")
+    request = HeadRequest(settings.n or 1, settings.draw, settings.seed, where, given.codes(run), given.known)
+    heads = draw_heads(run, request, "completing")
+    title = f"{Path(settings.complete_volume).name}, {settings.how}"
+    write_completed(run, heads, settings.seed, given, out / "volumes", title)
+
+
+def say_geometry(geometry: Geometry, run: Run) -> None:
+    """What is assumed of where slices lie, and which of them are no neighbours."""
+    if geometry.assumed:
+        print(f"note: {geometry.assumed}")
+    if len(stretches(run.slice_numbers)) > 1:
+        print(
+            "note: slice numbers have gaps; the prior learned of neighbours whose numbers are one apart, so each stretch is "
+            "drawn by itself"
+        )
 
 
 def write_volumes(samples: Samples, geometry: dict[str, Any], folder: Path, together: bool) -> None:

@@ -416,10 +416,11 @@ class VQVAE(nn.Module):
         other.decoder, other.training = decoder, self.training
         return other
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps."""
+    def decode(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Slices `[B, 1, h*f, w*f]` in 0..1 of `[B, h, w]` code maps. noise: of the slices' size, for a decoder that takes it."""
         with torch.inference_mode():
-            images = self.decoder(self.quantizer.lookup(codes)).float().clamp(0, 1)
+            vectors = self.quantizer.lookup(codes)
+            images = (self.decoder(vectors) if noise is None else self.decoder(vectors, noise)).float().clamp(0, 1)
         return images.clone()
 
 

@@ -18,11 +18,13 @@ def encode(model: VQVAE, images: Tensor, frame: Frame) -> Tensor:
     return model.encode(frame.crop(images).to(device, memory_format=torch.channels_last)).cpu()
 
 
-def decode(model: VQVAE, codes: Tensor, frame: Frame) -> Tensor:
-    """Whole slices of code maps, on the CPU: `[B, h, w]` -> `[B, 1, H, W]` in 0..1."""
+def decode(model: VQVAE, codes: Tensor, frame: Frame, noise: Tensor | None = None) -> Tensor:
+    """Whole slices of code maps, on the CPU: `[B, h, w]` -> `[B, 1, H, W]` in 0..1. noise: `[B, 1, h*f, w*f]`, of a decoder that
+    makes texture of it; None: each slice has its own."""
     device = next(model.parameters()).device
-    parts = [frame.pad(model.decode(part.long().to(device)).cpu()) for part in codes.split(BATCH)]
-    return torch.cat(parts)
+    noises = [None] * len(codes) if noise is None else noise.split(BATCH)
+    pairs = zip(codes.split(BATCH), noises)
+    return torch.cat([frame.pad(model.decode(part.long().to(device), its).cpu()) for part, its in pairs])
 
 
 def encode_split(model: VQVAE, split: Split, frame: Frame, title: str | None = None, mirror: bool = False) -> Tensor:

@@ -14,6 +14,7 @@ from dataset import Frame, spread_over
 from inference.coding import decode
 from models.sampler import Draw
 from pixelcnn import Known
+from sources.matching import some
 from utils import Run
 
 BATCH = 64  # maps drawn at a time
@@ -44,6 +45,12 @@ def spread_numbers(count: int, numbers: np.ndarray) -> np.ndarray:
     """`count` of the slice numbers: all of them, lowest first, again and again; spread evenly if fewer."""
     some = np.arange(count) % len(numbers) if count >= len(numbers) else spread_over(len(numbers), count)
     return numbers[some]
+
+
+def stretches_of(numbers: np.ndarray) -> str:
+    """Slice numbers, lowest first, in words: 0 to 31; 100 to 160 and 170."""
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return some([f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,7 @@ def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples
     Raises:
         UserError: when the run has no prior or knows no slice positions.
     """
-    if run.prior is None:
-        raise UserError(
-            "this run has no prior to sample from (prior.safetensors is missing); "
-            "train it with: python train.py --resume --out RUN"
-        )
+    check_prior(run)
     if request.numbers is not None and run.slice_ends is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
     height, width = run.map_size
@@ -99,6 +102,15 @@ def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples
             parts.append(maps.cpu())
     drawn = torch.cat(parts)
     return Samples(drawn, decode(run.vqvae, drawn, run.frame)[:, 0], request.numbers)
+
+
+def check_prior(run: Run) -> None:
+    """Raise UserError for a run without a prior."""
+    if run.prior is None:
+        raise UserError(
+            "this run has no prior to sample from (prior.safetensors is missing); "
+            "train it with: python train.py --resume --out RUN"
+        )
 
 
 def region_of(text: str, frame: Frame) -> tuple[slice, slice]:

@@ -20,6 +20,7 @@ from vqvae import SLOPE, VQVAE, Decoder, ResidualBlock, flat_patches
 
 COARSE, MIDDLE, FULL = 64, 32, 16  # channels at the decoder's finest scale, at half resolution and at full resolution
 COARSE_NOISE = 8  # channels of noise at the decoder's finest scale
+Noise = Sequence[torch.Generator] | Tensor
 FIRST_TEXTURE = 0.01  # size of the last weights at the start: some texture of every kind, to tell which is wanted
 
 
@@ -64,11 +65,11 @@ class SharpDecoder(Decoder):
         sharp.load_state_dict(vqvae.decoder.state_dict(), strict=False)
         return sharp.to(vqvae.quantizer.codebook.device)
 
-    def forward(self, quantized: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """`generators`: of each slice's noise, on the CPU. Where none are given, the code vectors seed it: the same code map
-        gives the same slice, alone or in any batch."""
+    def forward(self, quantized: Tensor, noise: Noise | None = None) -> Tensor:
+        """`noise`: of each slice, as generators on the CPU or itself, `[B, 1, h*f, w*f]`. Where none is given, the code vectors
+        seed it: the same code map gives the same slice, alone or in any batch."""
         features, picture = self.smooth(quantized)
-        return self.textured(features, picture, _seeded_by(quantized) if generators is None else generators)
+        return self.textured(features, picture, _seeded_by(quantized) if noise is None else noise)
 
     def smooth(self, quantized: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's last features, `[B, C, h*f/s, w*f/s]`, and its picture, `[B, 1, h*f, w*f]`; neither is trained."""
@@ -76,10 +77,10 @@ class SharpDecoder(Decoder):
             features = self.layers[:-3](quantized)
             return features, self.layers[-3:](features).float()
 
-    def textured(self, features: Tensor, picture: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def textured(self, features: Tensor, picture: Tensor, noise: Noise) -> Tensor:
         """Add texture to what `smooth` gives."""
         net, half = self.texture, max(1, self.stem // 2)
-        noise = _noise(picture, generators)
+        noise = _noise(picture, noise)
         coarse_noise = F.pixel_unshuffle(noise, self.stem)
         repeats = -(-COARSE_NOISE // coarse_noise.shape[1])
         coarse_noise = coarse_noise.repeat(1, repeats, 1, 1)[:, :COARSE_NOISE]
@@ -94,10 +95,11 @@ class SharpDecoder(Decoder):
         return picture + texture * F.interpolate((~flat).float(), scale_factor=downsample)
 
 
-def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def _noise(like: Tensor, noise: Noise) -> Tensor:
     """Standard normal noise, one channel, `[B, 1, H, W]`."""
-    maps = [torch.randn(1, *like.shape[2:], generator=generator) for generator in generators]
-    return torch.stack(maps).to(like.device, like.dtype)
+    if not torch.is_tensor(noise):
+        noise = torch.stack([torch.randn(1, *like.shape[2:], generator=generator) for generator in noise])
+    return noise.to(like.device, like.dtype)
 
 
 def _seeded_by(quantized: Tensor) -> list[torch.Generator]:

@@ -61,12 +61,18 @@ def output_space(path: str | Path, options: VolumeOptions) -> Space:
     return open_volume(path).space(options.spacing, path)
 
 
-def read_slices(path: str | Path, options: VolumeOptions, size: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
+def read_slices(
+    path: str | Path,
+    options: VolumeOptions,
+    size: tuple[int, int],
+    place: Callable[[list[int]], Sequence[float]] | None = None,
+) -> tuple[np.ndarray, list[int]]:
     """A volume's slices, lowest first, and the planes of its space that they are. Only these planes are resampled.
 
     Args:
         path: a NIfTI, Analyze (`.hdr`) or MGH file of one 3-D frame. Voxels that are no numbers are background, and black.
         size: (rows, columns) that slices are padded with zeros or cropped to, about their middle.
+        place: from the planes chosen to where they are read, between planes too; None: where they are.
 
     Returns:
         `[slices, rows, columns]` uint8, the ends of the window, or percentiles of the volume's intensities, at 0 and 255; and the
@@ -95,9 +101,11 @@ def read_slices(path: str | Path, options: VolumeOptions, size: tuple[int, int])
 
     shares = np.array([filled(plane) for plane in coarse])
     chosen = choose_planes(shares, lambda number: filled(planes.take([number])[0]), planes.exact, options, path)
-    slices = as_bytes(
-        np.stack([coarse[number] for number in chosen]) if planes.exact else planes.take(chosen), dark, bright
+    at_once = planes.exact and place is None
+    taken = (
+        np.stack([coarse[number] for number in chosen]) if at_once else planes.take(place(chosen) if place else chosen)
     )
+    slices = as_bytes(taken, dark, bright)
     return np.stack([_fitted(_turned(plane, options.axis), size) for plane in slices]), chosen
 
 
@@ -136,8 +144,8 @@ class Planes:
         """Whether `coarse` gives every voxel."""
         return self.step == 1
 
-    def take(self, numbers: Sequence[int]) -> np.ndarray:
-        """The planes of these numbers, `[N, rows, columns]` float32."""
+    def take(self, numbers: Sequence[float]) -> np.ndarray:
+        """The planes of these numbers, `[N, rows, columns]` float32; between whole ones where planes are interpolated."""
         return np.stack([self._grid(number, 0, 0, 1) for number in numbers])
 
     def coarse(self) -> list[np.ndarray]:
@@ -145,7 +153,7 @@ class Planes:
         starts = [[int(number * share * self.step) % self.step for share in STAGGER] for number in range(self.shape[0])]
         return [self._grid(number, *start, self.step) for number, start in enumerate(starts)]
 
-    def _grid(self, number: int, row: int, column: int, step: int) -> np.ndarray:
+    def _grid(self, number: float, row: int, column: int, step: int) -> np.ndarray:
         """Every `step`-th row and column of a plane, from these on."""
         if self.matrix is None:
             return self.data[number, row::step, column::step].astype(np.float32)
@@ -241,6 +249,12 @@ def nifti_of(
     if len(planes) > 1:
         affine[:3, across] *= (planes[-1] - planes[0]) / (len(planes) - 1)
     return nib.Nifti1Image(np.moveaxis(turned, 0, across).astype(np.float32), affine)
+
+
+def slices_of(image: nib.Nifti1Image, axis: str) -> np.ndarray:
+    """What `nifti_of` was given: `[X, Y, Z]` in RAS+ order -> `[S, rows, columns]` float32."""
+    planes = np.moveaxis(np.asarray(image.dataobj, np.float32), AXES[axis], 0)
+    return np.stack([_turned(plane, axis) for plane in planes])
 
 
 def _turned(plane: np.ndarray, axis: str) -> np.ndarray:
