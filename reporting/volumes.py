@@ -46,7 +46,7 @@ def write_heads(run: Run, heads: Tensor, seed: int, geometry: Geometry, folder: 
         for index, codes in enumerate(heads):
             images, place = decode_head(run, codes, seed, index), folder / f"head_{index:04d}"
             title, content = f"Head {index}, {trained}", run.frame.crop(images).numpy()
-            write_volume(images.numpy(), numbers, geometry, place, title)
+            write_volume(images.numpy(), numbers, geometry, place, f"Head {index}")
             contact_sheet(content, place.with_suffix(".png"), title, numbers)
             shown += [content] if len(shown) < IN_A_PICTURE else []
             progress.update(1)
@@ -63,7 +63,7 @@ def write_completed(run: Run, heads: Tensor, seed: int, given: Given, folder: Pa
         for index, codes in enumerate(heads):
             images, place = given.completed(decode_head(run, codes, seed, index)), folder / f"completed_{index:04d}"
             title = f"Completion {index} of {how} (trained on {run.config['data']['title']})"
-            write_volume(images.numpy(), numbers, given.geometry, place, title)
+            write_volume(images.numpy(), numbers, given.geometry, place, f"Completion {index}")
             before, after = (run.frame.crop(each).numpy() for each in (given.images, images))
             completed_sheet(before, after, given.known, place.with_suffix(".png"), title, numbers.tolist())
             progress.update(1)
