@@ -62,7 +62,7 @@ def write_completed(run: Run, heads: Tensor, seed: int, given: Given, folder: Pa
     with Progress(len(heads), "decoding and writing", "volume") as progress:
         for index, codes in enumerate(heads):
             images, place = given.completed(decode_head(run, codes, seed, index)), folder / f"completed_{index:04d}"
-            title = f"Completion {index} of {how} (trained on {run.config['data']['title']})"
+            title = f"Completion {index} (red frames: drawn) of {how} (trained on {run.config['data']['title']})"
             write_volume(images.numpy(), numbers, given.geometry, place, f"Completion {index}")
             before, after = (run.frame.crop(each).numpy() for each in (given.images, images))
             completed_sheet(before, after, given.known, place.with_suffix(".png"), title, numbers.tolist())
