@@ -12,7 +12,12 @@ from conftest import draw_slices
 
 import evaluate
 import train
+from common.files import save_model
+from dataset import Frame
+from models.sharp_decoder import SharpDecoder
+from pixelcnn import GatedPixelCNN
 from sources.slice_set import load_slice_set
+from vqvae import VQVAE
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 RATES = (0.001, 0.0002)  # of the reference network beside its own
@@ -245,3 +250,24 @@ def test_the_scale_benchmark(tmp_path, load):
     assert len(names) == 64 and "case_000019_slice_31.nii.png" in names
     text = bench.table({"vqvae": {"1000": {"own": 5 << 20}, "40000": {"own": 6 << 20}}})
     assert text.splitlines()[-1] == "| vqvae | 5 | 6 |"
+
+
+def test_every_part_of_the_benchmark_along_heads(tmp_path, load):
+    bench, data, cache = load("along_heads"), tmp_path / "keras_png_slices_data", str(tmp_path / "cache")
+    for split, subjects in (("train", range(2)), ("validate", range(2, 4))):
+        draw_slices(data, split, subjects, slices=9, size=(32, 40))
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    vqvae = VQVAE(16, 8, 8, width=16, blocks=1)
+    told = {"position": 0, "neighbour": 2}
+    save_model(run / "vqvae.safetensors", vqvae)
+    save_model(run / "sharp.safetensors", SharpDecoder.after(vqvae))
+    save_model(run / "prior.safetensors", GatedPixelCNN(16, 16, 2, 3, conditions=told, context=1))
+    about = {"slices_per_subject": 9, "frame": Frame(0, 0, 32, 40, 32, 40).__dict__}
+    (run / "config.json").write_text(json.dumps({"data": about, "flags": {}}))
+    flags = ["--run", str(run), "--data", str(data), "--cache", cache, "--subjects", "2", "--count", "2"]
+    bench.main([*flags, "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["apart"]) == {"1", "2", "4"} and set(results["drawing"]) == {"2"}
+    assert list(results["texture"]) == ["real", "0", "0.7", "0.8", "0.9", "1"]
+    assert results["texture"]["1"]["neighbour_ssim"] > results["texture"]["0"]["neighbour_ssim"]

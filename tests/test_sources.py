@@ -462,6 +462,21 @@ def test_volumes_and_a_table_train_and_come_out_as_nifti(here, capsys):
     assert first.shape == (24, 28, 4) and np.allclose(np.abs(np.diag(first.affine))[:2], 2)
     generate.main(["--run", "run", "--slice", "1", "--n", "2", "--nifti", "--out", "single"])
     assert nib.load(here / "single/volumes/sample_0001_slice_1.nii.gz").shape == (24, 28, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reporting.volumes.viewer_page", lambda *_: "")
+        generate.main(["--run", "run", "--volumes", "1", "--where", "age=30", "--out", "whole"])
+        scan = brain(0, (24, 28, 20))
+        scan[:, :, 5:14] = 0
+        save(here / "lacking.nii.gz", scan, affine(2))
+        generate.main(["--run", "run", "--complete-volume", "lacking.nii.gz", "--out", "whole"])
+    head = nib.load(here / "whole/volumes/head_0000.nii.gz")
+    assert head.shape == first.shape and np.allclose(head.affine, first.affine)
+    completed = nib.load(here / "whole/volumes/completed_0000.nii.gz").get_fdata()
+    own = read_slices(here / "lacking.nii.gz", VolumeOptions(spacing=2, slices=4), (24, 28))[0] / 255
+    lacks = [index for index, one in enumerate(own) if not one.any()]
+    assert 0 < len(lacks) < 4 and completed[..., lacks].any()
+    for index in {*range(4)} - {*lacks}:
+        assert completed[..., index] == pytest.approx(own[index][:, ::-1], abs=1e-6)
     for wrong, message in (("age=30,cdr=1", "NAME of age, sex"), ("sex=X", "expected one of F, M")):
         with pytest.raises(Exception, match=message):
             generate.main(["--run", "run", "--where", wrong])
