@@ -39,11 +39,12 @@ def code_bits(
         for start in range(0, len(codes), BATCH):
             batch = codes[start : start + BATCH].long().to(device)
             told = known_batch(known, np.arange(start, start + len(batch)), prior)
-            table = {}
+            given = {}
             if tables is not None:
-                table = {"log_marginal": tables(torch.arange(start, start + len(batch))).to(device)}
-            beside = None if context is None else context[start : start + len(batch)].to(device)
-            bits = code_lengths(prior(batch, conditions=told, **table, context=beside), batch).cpu().double()
+                given["log_marginal"] = tables(torch.arange(start, start + len(batch))).to(device)
+            if context is not None:
+                given["context"] = context[start : start + len(batch)].to(device)
+            bits = code_lengths(prior(batch, conditions=told, **given), batch).cpu().double()
             of_maps.append(bits.mean((1, 2)))
             by_position = by_position + bits.sum(0)
             progress.update(len(batch))
