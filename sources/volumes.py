@@ -5,8 +5,8 @@
     slices, planes = read_slices("sub-01_T1w.nii.gz", options, size=(176, 208))     # uint8 [32, 176, 208]
 
 A volume is brought into RAS+ order first (x to the right, y to the front, z up), so
-how its file stores it makes no difference. Slices lie as those of the OASIS slice set do: rows from left to right, the front or
-the top of the head to the left. Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal slices.
+how its file stores it makes no difference. Rows of slices run from left to right, the front or the top of the head lies to the
+left (to the right in the OASIS slice set). Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal ones.
 """
 
 from collections.abc import Callable, Sequence
