@@ -271,3 +271,12 @@ def test_every_part_of_the_benchmark_along_heads(tmp_path, load):
     assert set(results["apart"]) == {"1", "2", "4"} and set(results["drawing"]) == {"2"}
     assert list(results["texture"]) == ["real", "0", "0.7", "0.8", "0.9", "1"]
     assert results["texture"]["1"]["neighbour_ssim"] > results["texture"]["0"]["neighbour_ssim"]
+
+
+def test_the_reading_benchmark(load, capsys):
+    small = {"small": ((40, 44, 40), np.diag([2.0, 2.0, 2.0, 1.0]))}
+    bench = load("reading", volumes=lambda: small, SLICES=6)
+    bench.main(["--repeats", "1"])
+    rows = [row.split("|") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2].strip() for row in rows] == ["1", "2"]
+    assert all(float(row[3]) > 0 and int(row[4]) <= 1 for row in rows), "the same planes, within a grey level"
