@@ -97,11 +97,6 @@ class Names:
     before: tuple[str, ...] = ()
     weak: list[str] = field(default_factory=list)
 
-    @property
-    def columns(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The names to choose the person from: the folders, then the file's own."""
-        return [*self.folders, (self.base, self.before)]
-
 
 def names_of(
     path: Path,

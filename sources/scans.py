@@ -70,11 +70,6 @@ def slice_set_in(root: Path) -> Path | None:
     return None
 
 
-def find_scans(root: Path, kind: str) -> list[Scan]:
-    """Every scan in a folder of a kind, whatever it shows, in natural order; a subject's scans stand together."""
-    return survey(root, kind, contrast="all").scans
-
-
 def survey(
     root: Path, kind: str = "auto", contrast: str | None = None, subject: str | None = None, skip_bad: bool = False
 ) -> Found:

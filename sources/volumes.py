@@ -4,9 +4,9 @@
     space = output_space("sub-01_T1w.nii.gz", options)           # without reading a voxel
     slices, planes = read_slices("sub-01_T1w.nii.gz", options, size=(176, 208))     # uint8 [32, 176, 208]
 
-A volume is brought into RAS+ order first (x to the right, y to the front, z up), so
-how its file stores it makes no difference. Rows of slices run from left to right, the front or the top of the head lies to the
-left (to the right in the OASIS slice set). Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal ones.
+A volume is brought into RAS+ order first (x to the right, y to the front, z up), so how its file stores it makes no difference.
+Rows of slices run from left to right, the front or the top of the head lies to the left (to the right in the OASIS slice set).
+Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal ones.
 """
 
 from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ from sources import DataOptions, load
 from sources.conditions import Condition, join, parse_where, read_conditions
 from sources.decoding import common_size
 from sources.listed_splits import read_split_file
-from sources.scans import find_scans, recognised
+from sources.scans import recognised, survey
 from sources.splits import assign_splits, split_table
 from sources.volumes import Space, VolumeOptions, nifti_of, output_space, read_slices
 
@@ -309,11 +309,11 @@ def test_formats_and_subjects_are_recognised(tmp_path):
     }
     for root, (kind, subjects) in expected.items():
         assert recognised(root) == kind
-        scans = find_scans(root, kind)
+        scans = survey(root, kind, "all").scans
         assert [scan.subject for scan in scans] == subjects and len({scan.name for scan in scans}) == len(scans)
-    assert len(find_scans(bids, "volumes")) == 4, "forced to, it takes every volume"
+    assert len(survey(bids, "volumes", "all").scans) == 4, "forced to, it takes every volume"
     with pytest.raises(UserError, match="--format oasis1 finds nothing there"):
-        find_scans(tree, "oasis1")
+        survey(tree, "oasis1", "all")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="expected the OASIS PNG slice set.*BIDS"):
         recognised(tmp_path / "nothing")
