@@ -13,7 +13,7 @@ no weight is ever wasted on a future code nor multiplied by zero.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from models.conditions import NUMBER, ConditionEncoder
 from models.context import ContextEncoder
 from models.known import Known
+from models.mirrored_half import MirroredHalf
 from models.sampler import CachedSampler, Draw, Generators, MapsAdded, uniform_noise
 
 
@@ -98,6 +99,8 @@ class GatedPixelCNN(nn.Module):
             training has ended, since a prior that has learned few subjects is too sure of itself.
         context: code maps on the same grid that the prior may be told (`models.context`), such as that of the slice below.
         told_temperature: in place of `temperature` where a code of the context is known; None: the same.
+        mirrored_half: tell the second half of the rows what the first one, reflected, holds (`models.mirrored_half`): for maps
+            whose halves are alike.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class GatedPixelCNN(nn.Module):
         temperature: float = 1.0,
         context: int = 0,
         told_temperature: float | None = None,
+        mirrored_half: bool = False,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -132,6 +136,8 @@ class GatedPixelCNN(nn.Module):
         if context:  # not named otherwise: the header of weights without context is that of versions which had none
             self.arguments["context"] = context
             self.told_temperature = temperature if told_temperature is None else told_temperature
+        if mirrored_half:
+            self.arguments["mirrored_half"] = True
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
@@ -145,6 +151,7 @@ class GatedPixelCNN(nn.Module):
         table = None if marginal is None else torch.full((num_codes, *marginal), -math.log(num_codes))
         self.register_buffer("log_marginal", table)
         self.context = ContextEncoder(context, num_codes, channels) if context else None
+        self.mirrored_half = MirroredHalf(num_codes, channels) if mirrored_half else None
 
     def forward(
         self,
@@ -176,12 +183,16 @@ class GatedPixelCNN(nn.Module):
         gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
         location, to_head = self._told_maps(context, tuple(codes.shape))
+        if self.mirrored_half is not None:
+            to_features, mirrored_to_head = self.mirrored_half(codes)
+            location = location + to_features
+            to_head = mirrored_to_head if to_head is None else to_head + mirrored_to_head
         for layer, condition, kept in zip(self.layers, gate_biases, self._kept(len(codes), chance)):
             v, h = layer(v, h, condition, kept)
             if layer.first:
                 h = h + location
         logits = self.head(h if to_head is None else h + to_head)
-        table = self._marginal_map(*codes.shape[1:]) if log_marginal is None else log_marginal
+        table = self.marginal_map(*codes.shape[1:]) if log_marginal is None else log_marginal
         logits = logits if table is None else logits + table
         temperature = self._temperature_of(context)
         if torch.is_tensor(temperature):
@@ -221,52 +232,6 @@ class GatedPixelCNN(nn.Module):
         """M of the context, 0 without one."""
         return self.arguments.get("context", 0)
 
-    def for_maps_of(self, height: int, width: int) -> "GatedPixelCNN":
-        """The same prior with a table of code frequencies for maps of this size, resampled where it had one."""
-        if self.arguments["marginal"] == (height, width):
-            return self
-        other = GatedPixelCNN(**(self.arguments | {"marginal": (height, width)}))
-        table = other.log_marginal if self.log_marginal is None else self._marginal_map(height, width)[0]
-        other.load_state_dict(self.state_dict() | {"log_marginal": table})
-        return other
-
-    def told_of(self, conditions: Mapping[str, int], kept: Collection[str]) -> "GatedPixelCNN":
-        """The same prior for other conditions: it keeps what it knows of those in `kept`, the others start as if they said
-        nothing."""
-        if dict(conditions) == self.arguments["conditions"] and set(kept) >= conditions.keys():
-            return self
-        other = GatedPixelCNN(**(self.arguments | {"conditions": dict(conditions)}))
-        names = [f"conditions.{part}.{name}" for name in kept for part in ("first", "unknown")]
-        state = {
-            key: value
-            for key, value in self.state_dict().items()
-            if not key.startswith(("conditions.first.", "conditions.unknown."))
-            or any(key == name or key.startswith(f"{name}.") for name in names)
-        }
-        if other.conditions is None:
-            state = {key: value for key, value in state.items() if not key.startswith("conditions.")}
-        elif self.conditions is None:
-            nn.init.zeros_(other.conditions.last[-1].weight), nn.init.zeros_(other.conditions.last[-1].bias)
-        else:
-            for name in conditions.keys() - set(kept):
-                for parameter in other.conditions.first[name].parameters():
-                    nn.init.zeros_(parameter)
-        other.load_state_dict(state, strict=False)
-        return other
-
-    def with_context(self, maps: int) -> "GatedPixelCNN":
-        """The same prior told so many code maps; unless it was told as many before, they say nothing yet."""
-        if maps == self.context_maps:
-            return self
-        without = {name: value for name, value in self.arguments.items() if name not in ("context", "told_temperature")}
-        other = GatedPixelCNN(**without, context=maps)
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith("context.")}
-        if maps:  # what was learned of the codes holds for neighbouring ones
-            state |= {f"context.{name}": value for name, value in other.context.state_dict().items()}
-            state["context.embedding.weight"] = self.embedding.weight
-        other.load_state_dict(state)
-        return other
-
     @torch.no_grad()
     def start_from_codebook(self, codebook: Tensor) -> None:
         """Start the embeddings and the head's last weights from the codes' `[K, D]` vectors, at their usual scales.
@@ -277,8 +242,8 @@ class GatedPixelCNN(nn.Module):
         dims, channels, head = codes.shape[1], self.embedding.embedding_dim, self.head[-1].weight
         mix = torch.randn(dims, channels) / dims**0.5
         self.embedding.weight.copy_(codes if dims == channels else codes @ mix.to(codes))
-        if self.context is not None:
-            self.context.embedding.weight.copy_(self.embedding.weight)
+        for encoder in self.told_encoders().values():
+            encoder.embedding.weight.copy_(self.embedding.weight)
         rows = codes @ torch.randn(dims, head.shape[1]).to(codes)
         head.copy_((rows * (head.std() / rows.std().clamp(min=1e-12)))[:, :, None, None])
 
@@ -343,12 +308,13 @@ class GatedPixelCNN(nn.Module):
         try:
             with torch.inference_mode():
                 gate_biases = self._gate_biases(size[0], known.position, known.conditions)
-                maps = *self._told_maps(known.context, size), self._marginal_map(*size[1:])
+                maps = *self._told_maps(known.context, size), self.marginal_map(*size[1:])
                 temperature = self._temperature_of(known.context)
                 if torch.is_tensor(temperature) and (temperature == temperature[0]).all():
                     temperature = temperature[0].item()
                 noise = uniform_noise(*size, generator)
-                sampler = CachedSampler(self, gate_biases, MapsAdded(*maps), temperature, draw, noise, kept)
+                added = MapsAdded(*maps, self.mirrored_half)
+                sampler = CachedSampler(self, gate_biases, added, temperature, draw, noise, kept)
                 drawn = sampler.sample(progress)
         finally:
             self.train(was_training)
@@ -358,6 +324,11 @@ class GatedPixelCNN(nn.Module):
     def chances(self) -> int:
         """Random numbers that dropout needs for one map."""
         return len(self.layers) * self.embedding.embedding_dim if self.arguments["dropout"] else 0
+
+    def told_encoders(self) -> dict[str, ContextEncoder]:
+        """Those of the maps that the prior is told, by the names of what holds them."""
+        found = {"context": self.context, "mirrored_half": self.mirrored_half and self.mirrored_half.encoder}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     def _kept(self, batch: int, chance: Tensor | None) -> list[Tensor | None]:
         """Dropout's factors for each layer, `[B, C, 1, 1]`: whole channels of a map are dropped."""
@@ -403,7 +374,7 @@ class GatedPixelCNN(nn.Module):
         told = (context >= 0).flatten(1).any(1).to(weight.device)
         return torch.where(told, *(weight.new_tensor(each) for each in (self.told_temperature, self.temperature)))
 
-    def _marginal_map(self, height: int, width: int) -> Tensor | None:
+    def marginal_map(self, height: int, width: int) -> Tensor | None:
         """The table of log frequencies for a map of this size, `[1, K, h, w]`."""
         if self.log_marginal is None or self.log_marginal.shape[1:] == (height, width):
             return None if self.log_marginal is None else self.log_marginal[None]

@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mirrored_half import MirroredHalf, rows_of_first_half
+from models.prepared_weights import PreparedWeights
+
 BELOW_ONE = 1 - 2**-22
 Generators = torch.Generator | Sequence[torch.Generator] | None  # of the noise of all maps, or one of each map's
 FEW_MAPS = 16  # at most that one thread draws: waking another for a small product costs more than the product
@@ -87,11 +90,13 @@ class MapsAdded:
 
     location: `[B or 1, C, h, w]`, to the features of the first layer. to_head: the same, to the head's input; None: nothing.
     log_marginal: `[B or 1, K, h, w]`, to the logits before they are divided by the prior's temperature; None: nothing.
+    mirrored_half: what is added to location and to_head when the first half of the rows stands; None: nothing.
     """
 
     location: Tensor
     to_head: Tensor | None = None
     log_marginal: Tensor | None = None
+    mirrored_half: MirroredHalf | None = None
 
 
 class CachedSampler:
@@ -125,7 +130,7 @@ class CachedSampler:
         # one temperature is moved into the weights, those of each map cost a division a code
         common = 1.0 if torch.is_tensor(temperature) else temperature
         self.temperatures = temperature[:, None] if torch.is_tensor(temperature) else None
-        self.weights = weights = SamplerWeights(prior, conditions, location, common)
+        self.weights = weights = PreparedWeights(prior, conditions, location, common)
         layers, c, past = weights.layers, weights.channels, weights.past
         new = partial(torch.zeros, dtype=location.dtype, device=self.device)
         batch, width = self.batch, self.width
@@ -143,6 +148,7 @@ class CachedSampler:
         self.gates, self.gated, self.handed_on = new(layers, batch, 2 * c), new(layers, batch, c), new(layers, batch, c)
         self.codes = torch.zeros(width, batch, dtype=torch.int64, device=self.device)
         self.inputs = self._inputs(as_noise(noise, location.dtype), known, added, common)
+        self.mirrored_half = added.mirrored_half
         # those of the row being drawn
         self.here = {name: torch.zeros_like(rows[0]) for name, rows in self.inputs.items()}
         self.rows_known = [False] * self.height if known is None else known[1].all(2).all(0).tolist()
@@ -154,6 +160,8 @@ class CachedSampler:
         drawn = torch.empty(self.height, self.width, self.batch, dtype=torch.int64, device=self.device)
         with _threads(1 if self.batch <= FEW_MAPS else torch.get_num_threads()):
             for row, known in enumerate(self.rows_known):
+                if self.mirrored_half is not None and row == rows_of_first_half(self.height):
+                    self._tell_mirrored_half(drawn)
                 for name, rows in self.inputs.items():
                     self.here[name].copy_(rows[row])
                 if known:
@@ -174,9 +182,20 @@ class CachedSampler:
             inputs |= {"known": known[0].permute(1, 2, 0), "keep": known[1].permute(1, 2, 0)}
         if added.to_head is not None:
             inputs["to_head"] = added.to_head.permute(2, 3, 0, 1) + self.weights.head_bias
+        if added.mirrored_half is not None:  # which is of each map
+            inputs["location"] = inputs["location"].expand(-1, -1, self.batch, -1).clone()
+            to_head = inputs.get("to_head", self.weights.head_bias)
+            inputs["to_head"] = to_head.expand_as(inputs["location"]).clone()
         if added.log_marginal is not None:
             inputs["log_marginal"] = (added.log_marginal / temperature).permute(2, 3, 0, 1)
         return {name: values.to(self.device).contiguous() for name, values in inputs.items()}
+
+    def _tell_mirrored_half(self, drawn: Tensor) -> None:
+        """Add what the first half of the maps, `[h, w, B]` as far as they are drawn, tells of the second."""
+        first = rows_of_first_half(self.height)
+        added = self.mirrored_half(drawn.permute(2, 0, 1))
+        for name, each in zip(("location", "to_head"), added):
+            self.inputs[name][first:] += each.permute(2, 3, 0, 1)[first:]
 
     def _reset(self) -> None:
         """As before the first row."""
@@ -304,77 +323,3 @@ def _gated(opened: Tensor, out: Tensor) -> None:
     """Minus tanh(a) sigmoid(b) of the sigmoids of 2a and b, `[..., 2C]` -> `[..., C]`."""
     content, opening = opened.chunk(2, dim=-1)
     torch.addcmul(opening, content, opening, value=-2, out=out)
-
-
-class SamplerWeights:
-    """The prior's weights, prepared for `CachedSampler` (in float64 on the CPU, kept in the prior's own precision on its device).
-
-    A gate's first half is scaled by two and features change their sign: with s its sigmoids, tanh(a) sigmoid(b) =
-    2 s_a s_b - s_b. What the horizontal layers hand on is kept without their biases, which are added to the gates instead.
-    Matrices are laid out to be multiplied from the right: `[in, out]`.
-    """
-
-    def __init__(self, prior: nn.Module, conditions: list[Tensor | None], location: Tensor, temperature: float):
-        first, later = prior.layers[0], prior.layers[1:]
-        self.layers, self.channels, self.num_codes = len(prior.layers), location.shape[1], prior.num_codes
-        self.past = first.reach  # rows above, and columns to the left, that the first layer sees
-        keep = partial(torch.Tensor.to, dtype=location.dtype, device=location.device)
-        self.head_layers = [
-            (activation, keep(_exact(layer.bias) / share), keep((_matrix(layer) / share).contiguous()))
-            for activation, layer, share in zip(prior.head[::2], prior.head[1::2], (1.0, temperature))
-        ]
-        c = self.channels
-        scale = torch.ones(2 * c, dtype=torch.float64)
-        scale[:c] = 2
-
-        embedding = _exact(prior.embedding.weight)
-        kernel = _exact(first.vertical.weight) * scale[:, None, None, None]  # [2C, C, rows, columns]
-        table = torch.einsum("kc,ocyx->yxko", embedding, kernel)
-        none = torch.zeros_like(table[:, :, :1])  # outside the map
-        self.vertical_table = keep(torch.cat([table, none], dim=2).flatten(0, 2))
-        offsets = torch.arange(math.prod(kernel.shape[2:]), device=location.device)
-        self.offsets = offsets * (self.num_codes + 1)  # of each position of the kernel in the table
-        kernel = _exact(first.horizontal.weight)[:, :, 0] * scale[:, None, None]  # [2C, C, columns], leftmost first
-        self.horizontal_table = keep(torch.einsum("kc,ocx->kxo", embedding, kernel.flip(2)).contiguous())
-
-        self.vertical_kernels = [
-            keep((_exact(layer.vertical.weight) * -scale[:, None, None, None]).permute(2, 3, 1, 0).reshape(6 * c, -1))
-            for layer in later
-        ]
-        across = torch.stack([_matrix(layer.vertical_to_horizontal) * scale / scale[:, None] for layer in prior.layers])
-        self.across = keep(across)
-
-        zero = scale.new_zeros(1, 4 * c)
-        biases = [zero if condition is None else _exact(condition) for condition in conditions]
-        vertical, horizontal = (torch.stack(torch.broadcast_tensors(*biases)) * scale.repeat(2)).chunk(2, dim=2)
-        own = torch.stack([_exact(layer.vertical.bias) for layer in prior.layers]) * scale
-        self.vertical_bias = keep(own[:, None] + vertical)  # [L, B or 1, 2C]
-        own = [_exact(layer.vertical_to_horizontal.bias) + _exact(layer.horizontal.bias) for layer in prior.layers]
-        # the horizontal stack sees the vertical gates without their condition
-        gate_bias = torch.stack(own)[:, None] * scale + horizontal - vertical @ across
-        kernels = [_exact(layer.horizontal.weight)[:, :, 0].permute(2, 1, 0) * scale for layer in later]
-        left, here = torch.stack(kernels, dim=1) if kernels else scale.new_zeros(2, 0, c, 2 * c)
-        self.outs = keep(torch.stack([-_matrix(layer.out) for layer in prior.layers]))  # [L, C, C]
-        self.left, self.here = keep(left), keep(here)  # [L - 1, C, 2C]
-        bias = torch.stack([_exact(layer.out.bias) for layer in prior.layers]).cumsum(0)[:, None]  # [L, 1, C]
-        gate_bias[1:] += bias[:-1] @ (left + here)
-        self.horizontal_bias = keep(gate_bias)  # [L, B or 1, 2C]
-        self.no_input = keep(-bias[:-1])  # beyond the left edge of the map
-        self.head_bias = keep(bias[-1, 0])
-        self.location = keep(_exact(location).permute(2, 3, 0, 1))  # [h, w, B or 1, C]
-
-    def head(self, features: Tensor) -> Tensor:
-        """The prior's head at single positions: `[B, C]` -> `[B, K]` logits."""
-        for activation, bias, matrix in self.head_layers:
-            features = torch.addmm(bias, activation(features), matrix)
-        return features
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    """In float64, on the CPU: not every device has it."""
-    return tensor.detach().cpu().double()
-
-
-def _matrix(convolution: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution's weight as `[in, out]` float64."""
-    return _exact(convolution.weight).flatten(1).t()

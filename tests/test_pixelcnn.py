@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.adapting import for_maps_of, told_of, with_context
 from models.marginal import PositionalMarginal, positional_marginal
 from models.sampler import Draw, as_noise, uniform_noise
 from pixelcnn import NUMBER, ConditionEncoder, GatedPixelCNN
@@ -205,11 +206,51 @@ def test_context_is_seen_everywhere_within_its_reach_and_shows_nothing_of_the_ma
     assert torch.equal(influence(model, height, width, None), torch.ones(places, places).tril(-1).bool())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("height, width", [*SIZES, (6, 3)])
+def test_the_mirrored_half_tells_the_second_half_of_the_first_and_of_nothing_else(height, width):
+    """A kernel of 3 and one layer, so that nothing else tells a code of what lies beyond the rows next to it."""
+    model, codes = small(layers=1, first_kernel=3, mirrored_half=True), torch.randint(0, 6, (1, height, width))
+    logits, first = model(codes)[0], height - height // 2
+    places = [divmod(place, width) for place in range(height * width)]
+    for changed in places:
+        other = codes.clone()
+        other[0][changed] = (other[0][changed] + 1) % 6
+        seen = ((model(other)[0] - logits).abs() > 1e-12).any(0)
+        for row, column in places:
+            up, right = row - changed[0], changed[1] - column
+            around = (up == 0 and right == -1) or (up == 1 and abs(right) <= 1)
+            across = abs(height - 1 - row - changed[0])  # rows from the partner to the changed code
+            told = row >= first > changed[0] and max(across, abs(right)) <= 5
+            assert seen[row, column] == (around or told), (changed, row, column)
+
+
+@pytest.mark.parametrize("height, width", [*SIZES, (6, 3)])
+def test_the_cached_sampler_equals_the_naive_loop_told_its_mirrored_half(height, width):
+    model = small(layers=3, mirrored_half=True, marginal=(height, width), temperature=0.7)
+    model.mirrored_half.encoder.network.out.weight.data.mul_(10)  # so that other codes come of it
+    plain = with_context(model, 0, mirrored_half=False).double().eval()
+    plain.head[0] = plain.head[2] = torch.nn.Softplus()
+    position = torch.tensor([0.2, math.nan]).double()
+    codes, keep = torch.randint(0, 6, (2, height, width)), torch.rand(2, height, width) < 0.4
+    for completion in ({}, {"codes": codes, "keep": keep}):
+        expected = naive_sample(model, 2, height, width, Draw(), 5, position, **completion)
+        drawn = [
+            each.sample(2, height, width, position, generator=torch.Generator().manual_seed(5), **completion)
+            for each in (model, plain)
+        ]
+        assert torch.equal(drawn[0], expected)
+        first = height - height // 2
+        assert torch.equal(drawn[1][:, :first], expected[:, :first]), "of the first half it tells nothing"
+    assert height * width < 20 or not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("mirrored_half", [False, True])
 @pytest.mark.parametrize("maps", [1, 2])
 @pytest.mark.parametrize("height, width", [(5, 7), (1, 6), (4, 3)])
-def test_the_cached_sampler_equals_the_naive_loop_beside_other_maps(height, width, maps):
-    told_as = {"position": NUMBER, "neighbour": 2}
-    model = small(layers=3, conditions=told_as, context=maps, marginal=(height, width), temperature=1.3)
+def test_the_cached_sampler_equals_the_naive_loop_beside_other_maps(height, width, maps, mirrored_half):
+    told_as = {"conditions": {"position": NUMBER, "neighbour": 2}, "context": maps, "mirrored_half": mirrored_half}
+    model = small(layers=3, marginal=(height, width), temperature=1.3, **told_as)
     model.told_temperature = 0.6
     position = torch.tensor([0.0, 0.4, math.nan]).double()
     conditions = {"neighbour": torch.tensor([0, 1, math.nan])}
@@ -254,21 +295,35 @@ def test_context_that_is_not_told_is_that_of_unknown_codes_and_a_told_map_has_a_
 def test_a_prior_that_gets_context_keeps_what_it_knows_and_is_told_nothing_yet():
     plain = small(marginal=(4, 5), conditions={"position": NUMBER})
     codes, position = torch.randint(0, 6, (2, 4, 5)), torch.tensor([0.1, 0.8]).double()
-    told = plain.with_context(1).double().eval()
+    told = with_context(plain, 1).double().eval()
     told.head[0] = told.head[2] = torch.nn.Softplus()
-    told = told.told_of({"position": NUMBER, "neighbour": 2}, ["position"]).double().eval()
+    told = told_of(told, {"position": NUMBER, "neighbour": 2}, ["position"]).double().eval()
     told.head[0] = told.head[2] = torch.nn.Softplus()
     given = {"conditions": {"neighbour": torch.tensor([0.0, 1.0])}, "context": torch.randint(-1, 6, (2, 4, 5))}
     torch.testing.assert_close(told(codes, position, **given), plain(codes, position))
     torch.testing.assert_close(told.context.embedding.weight, plain.embedding.weight)
     torch.nn.init.normal_(told.context.network.out.weight)
-    for kept in (told.for_maps_of(8, 6), told.told_of({"position": NUMBER}, ["position"])):
+    for kept in (for_maps_of(told, 8, 6), told_of(told, {"position": NUMBER}, ["position"])):
         assert kept.context_maps == 1
         for name, value in told.context.state_dict().items():
             torch.testing.assert_close(kept.context.state_dict()[name].to(value), value)
-    without = told.with_context(0)
+    without = with_context(told, 0)
     assert without.context_maps == 0 and without.arguments.keys() == plain.arguments.keys()
-    assert told.with_context(2).context_maps == 2
+    assert with_context(told, 2).context_maps == 2
+
+
+def test_a_prior_that_is_told_its_mirrored_half_keeps_what_it_knows_and_is_told_nothing_yet():
+    plain, codes = small(context=1, told_temperature=0.8), torch.randint(0, 6, (2, 4, 5))
+    told, context = with_context(plain, 1, mirrored_half=True).double().eval(), torch.randint(-1, 6, (2, 4, 5))
+    told.head[0] = told.head[2] = torch.nn.Softplus()
+    torch.testing.assert_close(told(codes, context=context), plain(codes, context=context))
+    torch.testing.assert_close(told.mirrored_half.encoder.embedding.weight, plain.embedding.weight)
+    torch.nn.init.normal_(told.mirrored_half.encoder.network.out.weight)
+    assert (told(codes)[:, :, 2:] - plain(codes)[:, :, 2:]).abs().min() > 0
+    assert with_context(told, 1) is told and with_context(told, 1, mirrored_half=True) is told
+    assert with_context(told, 0).mirrored_half is not None, "as it is"
+    back = with_context(told, 1, mirrored_half=False)
+    assert back.arguments == plain.arguments and back.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_context_that_does_not_fit_is_refused():
@@ -299,7 +354,7 @@ def test_captured_sampler_equals_the_naive_loop_on_cuda():
     model = small(layers=3).cuda()
     position, keep = torch.tensor([0.1, 0.9]).double().cuda(), (torch.rand(2, 5, 6) < 0.3).cuda()
     known = torch.randint(0, 6, (2, 5, 6)).cuda()
-    model = model.cpu().with_context(1).double().cuda()
+    model = with_context(model.cpu(), 1).double().cuda()
     torch.nn.init.normal_(model.context.network.out.weight)
     beside = {"context": torch.randint(-1, 6, (2, 5, 6)).cuda()}
     for options in ({}, {"top_k": 3}, {"top_p": 0.7}, {"codes": known, "keep": keep}, beside):

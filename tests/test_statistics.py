@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dataset import Split
+from models.adapting import told_of, with_context
 from pixelcnn import NUMBER, GatedPixelCNN
 from scoring.bits import mean_bits
 from scoring.calibration import fit_temperature
@@ -62,7 +63,7 @@ def test_the_temperature_that_is_fitted_is_the_one_by_which_a_prior_errs(times):
 def test_the_temperature_of_told_maps_is_fitted_whatever_that_of_the_others_is():
     shares = torch.linspace(0, 2, K).softmax(0)
     codes = torch.multinomial(shares, 64 * 20 * 20, replacement=True).view(64, 20, 20)
-    prior, known = sure_prior(1.3).with_context(1).eval(), {"position": np.zeros(64, np.float32)}
+    prior, known = with_context(sure_prior(1.3), 1).eval(), {"position": np.zeros(64, np.float32)}
     prior.temperature, prior.told_temperature = 1.7, 0.6
     assert fit_temperature(prior, codes, known, codes[:, None]) == pytest.approx(1.3, rel=0.03)
     assert fit_temperature(prior, codes, known) == pytest.approx(1.3, rel=0.03)
@@ -149,13 +150,13 @@ def test_what_an_initial_prior_was_told_otherwise_it_learns_from_nothing():
     torch.nn.init.zeros_(prior.conditions.unknown["sex"])
     codes, position = torch.randint(0, K, (2, 4, 5)), torch.tensor([0.2, 0.8])
     wanted = {"position": NUMBER, "age": NUMBER, "sex": 3}
-    other = prior.told_of(wanted, ["position"]).eval()
+    other = told_of(prior, wanted, ["position"]).eval()
     assert other.arguments["conditions"] == wanted
     for known in ({}, {"age": torch.tensor([0.1, 0.9]), "sex": torch.tensor([2.0, 0.0])}):
         torch.testing.assert_close(other(codes, position, known), prior(codes, position))
     loss = other(codes, position, known).square().sum()
     loss.backward()
     assert other.conditions.first["age"].weight.grad.abs().sum() > 0, "and it does learn"
-    assert prior.told_of(prior.arguments["conditions"], ["position", "sex"]) is prior
+    assert told_of(prior, prior.arguments["conditions"], ["position", "sex"]) is prior
     unconditional = GatedPixelCNN(K, channels=4, layers=2, conditions={}).eval()
-    torch.testing.assert_close(unconditional.told_of(wanted, []).eval()(codes, position), unconditional(codes))
+    torch.testing.assert_close(told_of(unconditional, wanted, []).eval()(codes, position), unconditional(codes))

@@ -20,6 +20,7 @@ from common.runtime import seed_everything
 from dataset import NEIGHBOUR, Split, spread_over
 from inference.coding import decode, encode_splits
 from inference.drawing import Request, draw_samples
+from models.adapting import for_maps_of, told_of, with_context
 from models.neighbours import SIDES, neighbours, told_below
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import NUMBER, GatedPixelCNN
@@ -148,9 +149,10 @@ def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
     )
     known = weights_to_start_from(job, "prior", GatedPixelCNN)
     if known is None:
-        return GatedPixelCNN(job.settings.k, conditions=conditions, marginal=job.map_size, context=maps), False
-    told = known.for_maps_of(*job.map_size).with_context(maps)
-    return told.told_of(conditions, conditions_kept(job, known, conditions)), True
+        told = {"conditions": conditions, "context": maps, "mirrored_half": train.symmetric}
+        return GatedPixelCNN(job.settings.k, marginal=job.map_size, **told), False
+    told = with_context(for_maps_of(known, *job.map_size), maps, train.symmetric)
+    return told_of(told, conditions, conditions_kept(job, known, conditions)), True
 
 
 def calibrate(job: Job) -> None:
