@@ -71,9 +71,13 @@ def test_a_calibrated_prior_keeps_its_temperature_with_its_weights(slices, capsy
 
 
 def test_a_prior_is_told_neighbours_where_there_are_any_and_starts_from_one_that_was_not(slices, capsys):
-    train.main([*SMALL, "--data", str(slices), "--out", "without", "--no_context"])
+    train.main([*SMALL, "--data", str(slices), "--out", "without", "--no_context", "--no_mirrored_half"])
     without = load_run("without").prior
-    assert without.context_maps == 0 and set(without.arguments["conditions"]) == {"position"}
+    assert (
+        without.context_maps == 0
+        and without.mirrored_half is None
+        and set(without.arguments["conditions"]) == {"position"}
+    )
     started, start = [], PriorStage.start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -85,7 +89,9 @@ def test_a_prior_is_told_neighbours_where_there_are_any_and_starts_from_one_that
     kept = first.state_dict()
     for name, value in without.state_dict().items():
         assert torch.equal(kept[name], value), name
-    assert not first.context.network.out.weight.any() and told.context.network.out.weight.any()
+    for name, encoder in first.told_encoders().items():
+        assert not encoder.network.out.weight.any() and told.told_encoders()[name].network.out.weight.any()
+    assert first.told_encoders().keys() == {"context", "mirrored_half"}
     assert told.arguments["told_temperature"] not in (1, told.temperature)
     said = json.loads(Path("told/metrics.jsonl").read_text().splitlines()[-1])
     assert {"validate_bits", "validate_told_bits", "train_told_bits", "validate_mean_bits"} <= said.keys()

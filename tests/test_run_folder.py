@@ -237,12 +237,13 @@ def test_an_interrupted_run_of_an_older_version_goes_on(place, ran):
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
-def test_a_run_of_a_version_whose_priors_had_no_context_goes_on_without(tmp_path):
-    flags = {name: value for name, value in asdict(Settings()).items() if name != "no_context"}
+@pytest.mark.parametrize("told", ["no_context", "no_mirrored_half"])
+def test_a_run_of_a_version_whose_priors_were_not_told_so_much_goes_on_without(tmp_path, told):
+    flags = {name: value for name, value in asdict(Settings()).items() if name != told}
     data = {"frame": asdict(Frame(0, 0, 8, 8, 8, 8))}
     Path(tmp_path, "config.json").write_text(json.dumps({"flags": flags, "data": data}))
     for anew, without in (({"resume": True}, True), ({"stage": "prior"}, False)):
-        assert plan(anew | {"out": str(tmp_path)})[0].no_context is without
+        assert getattr(plan(anew | {"out": str(tmp_path)})[0], told) is without
 
 
 def test_a_finished_run_of_an_older_version_stays_finished(ran, capsys):

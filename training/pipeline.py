@@ -144,14 +144,15 @@ def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
     """A prior for what is known of the slices, and whether it has been trained before: that of the `--init` run."""
     sizes = {name: condition.size for name, condition in job.data.conditions.items()}
     maps = 0 if job.settings.no_context or (neighbours(train, TOLD) < 0).all() else TOLD
+    mirrored_half = train.symmetric and not job.settings.no_mirrored_half
     conditions = (
         ({} if train.positions is None else {"position": NUMBER}) | sizes | ({NEIGHBOUR: SIDES} if maps else {})
     )
     known = weights_to_start_from(job, "prior", GatedPixelCNN)
     if known is None:
-        told = {"conditions": conditions, "context": maps, "mirrored_half": train.symmetric}
+        told = {"conditions": conditions, "context": maps, "mirrored_half": mirrored_half}
         return GatedPixelCNN(job.settings.k, marginal=job.map_size, **told), False
-    told = with_context(for_maps_of(known, *job.map_size), maps, train.symmetric)
+    told = with_context(for_maps_of(known, *job.map_size), maps, mirrored_half)
     return told_of(told, conditions, conditions_kept(job, known, conditions)), True
 
 

@@ -48,7 +48,8 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
         if value != stored.get(name, value):
             check_changed(settings, folder, name, stored[name], value)
     if settings.resume:
-        stored.setdefault("no_context", True)  # a run of a version whose priors had none goes on as it began
+        for name in ("no_context", "no_mirrored_half"):
+            stored.setdefault(name, True)  # a run of a version whose priors had none goes on as it began
     if settings.stage == "sharpen":
         stored["no_sharpen"] = False
     return Settings(**(stored | given)), folder

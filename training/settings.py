@@ -17,7 +17,7 @@ OF_STAGE = {
     **EPOCHS,
     **dict.fromkeys(("batch", "lr", "k", "d", "downsample"), "vqvae"),
     **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in ("prior", "sharpen")},
-    "no_context": "prior",
+    **dict.fromkeys(("no_context", "no_mirrored_half"), "prior"),
 }
 
 
@@ -33,6 +33,9 @@ class Settings:
     lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
     no_context: bool = flag(
         False, "Do not tell the prior the code map of a neighbouring slice: it then draws single slices alone."
+    )
+    no_mirrored_half: bool = flag(
+        False, "Do not tell the prior the half of a map that it has drawn, reflected, where it draws the other half."
     )
     epoch_sharpen: int = flag(10, "Epochs of training the sharp decoder.")
     batch_sharpen: int = flag(8, "Batch size of training the sharp decoder.")
