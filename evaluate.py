@@ -24,6 +24,7 @@ from common.files import write_json
 from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset
 from inference.coding import encode_splits
+from inference.geometry import data_options_of
 from reporting import report
 from scoring.evaluation import FULL, QUICK, Case, evaluate_split
 from sources import DataOptions, load
@@ -176,7 +177,7 @@ def load_data(settings: Settings, run: Run, folder: Path) -> tuple[Dataset, list
 
 def options_of(settings: Settings, run: Run, folder: Path) -> DataOptions:
     """How the run read its data, but for the flags that are given."""
-    options = DataOptions.of(run.config["flags"])
+    options = data_options_of(run.config)
     if options.split_file is not None and not Path(options.split_file).exists() and (folder / SPLIT_TABLE).exists():
         options = replace(options, split_file=str(folder / SPLIT_TABLE))  # it says the same of the run's subjects
     given = {field.name: getattr(settings, field.name, None) for field in fields(options) if field.name != "split"}

@@ -22,7 +22,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -52,7 +51,6 @@ from reporting.volumes import write_completed, write_heads
 from sources.conditions import Condition, parse_where
 from sources.images import load_image
 from sources.intensities import Scale
-from sources.volumes import Space, nifti_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
@@ -214,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.png:
         write_slices(samples, out / "slices")
     if settings.nifti:
-        write_volumes(samples, run.config["data"]["geometry"], out / "volumes", together=settings.slice == "all")
+        write_volumes(samples, Geometry.of(run), out / "volumes", together=settings.slice == "all")
     print(f"pictures: {out}/")
 
 
@@ -378,20 +376,18 @@ def say_geometry(geometry: Geometry, run: Run) -> None:
         )
 
 
-def write_volumes(samples: Samples, geometry: dict[str, Any], folder: Path, together: bool) -> None:
+def write_volumes(samples: Samples, geometry: Geometry, folder: Path, together: bool) -> None:
     """Slices as NIfTI files where the planes of the training volumes lie; together: those of all numbers as one volume."""
     folder.mkdir(parents=True, exist_ok=True)
-    space, planes = Space(tuple(geometry["shape"]), np.array(geometry["affine"])), geometry["planes"]
-    slices, size = samples.images.numpy(), geometry.get("size")
+    slices, planes = samples.images.numpy(), geometry.planes
     if together:
         numbers = np.unique(samples.numbers)
         where = [planes[number] for number in numbers]
         for index, stack in enumerate(slices.reshape(len(numbers), -1, *slices.shape[1:]).swapaxes(0, 1)):
-            nib.save(nifti_of(stack, where, space, geometry["axis"], size), folder / f"sample_{index:04d}.nii.gz")
+            nib.save(geometry.volume(stack, where), folder / f"sample_{index:04d}.nii.gz")
         return
     for index, (image, number) in enumerate(zip(slices, samples.numbers)):
-        one = nifti_of(image[None], [planes[number]], space, geometry["axis"], size)
-        nib.save(one, folder / f"sample_{index:04d}_slice_{number}.nii.gz")
+        nib.save(geometry.volume(image[None], [planes[number]]), folder / f"sample_{index:04d}_slice_{number}.nii.gz")
 
 
 def write_slices(samples: Samples, folder: Path) -> None:

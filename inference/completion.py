@@ -17,12 +17,11 @@ from torch import Tensor
 from common.errors import UserError
 from inference.coding import encode
 from inference.drawing import stretches_of
-from inference.geometry import VOLUMES, Geometry
+from inference.geometry import VOLUMES, Geometry, data_options_of
 from sources.gaps import read_with_gaps
 from sources.headers import open_volume
 from sources.images import SLICE_NAME, SUFFIXES, decode_image, resized
 from sources.intensities import Scale, numbers_of
-from sources.options import DataOptions
 from utils import Run
 
 WHITE = 255.0  # of volumes whose values are not 0..1
@@ -140,7 +139,7 @@ def _from_folder(path: Path, run: Run) -> Tensor:
 
 def _from_scan(path: Path, run: Run, trained: Geometry) -> tuple[Tensor, Geometry]:
     """A volume, of a run on volumes; and where its own slices lie."""
-    options, shape = DataOptions.of(run.config["flags"]), (run.frame.image_height, run.frame.image_width)
+    options, shape = data_options_of(run.config), (run.frame.image_height, run.frame.image_width)
     size = trained.size or shape
     space = open_volume(path).space(options.spacing, path)
     slices, planes, there = read_with_gaps(path, options.volumes, size)
@@ -149,7 +148,7 @@ def _from_scan(path: Path, run: Run, trained: Geometry) -> tuple[Tensor, Geometr
     slices = slices * there[:, None, None].astype(np.uint8)
     if len(slices) != len(run.slice_numbers):
         raise UserError(f"{path}: cut into {len(slices)} slices; this run has {len(run.slice_numbers)}")
-    return torch.from_numpy(slices).float() / WHITE, Geometry(space, options.axis, planes, size)
+    return torch.from_numpy(slices).float() / WHITE, Geometry(space, options.axis, planes, size, trained.front_first)
 
 
 def _from_volume(path: Path, run: Run, geometry: Geometry) -> Tensor:

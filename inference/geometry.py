@@ -4,7 +4,7 @@ geometry = Geometry.of(run)
 nib.save(geometry.nifti(slices, run.slice_numbers), "head.nii.gz")      # slices [S, H, W] in 0..1
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +13,7 @@ import numpy as np
 from common.errors import UserError
 from sources.cohort import CENTRE, FIELD_OF_VIEW, HIGHEST, LOWEST, SLICES
 from sources.headers import AXES
+from sources.options import DataOptions
 from sources.volumes import Space, nifti_of, slices_of
 from utils import Run
 
@@ -25,7 +26,8 @@ class Geometry:
 
     space, axis: of the planes that the slices are. planes: of slice numbers, `[highest + 1]`.
     size: (rows, columns) of slices before they were resampled; None: as they are.
-    reversed: axes of `[S, H, W]` along which slices run the other way than those of `sources.volumes`.
+    front_first: whether columns run from the front of the head, or its top, to the other end.
+    right_first: whether rows run from the right of the head to the left.
     assumed: a sentence on what is not known but assumed; "" where all is known.
     """
 
@@ -33,7 +35,8 @@ class Geometry:
     axis: str
     planes: list[int]
     size: tuple[int, int] | None = None
-    reversed: tuple[int, ...] = ()
+    front_first: bool = False
+    right_first: bool = False
     assumed: str = ""
 
     @classmethod
@@ -57,26 +60,24 @@ class Geometry:
             pixel, apart = FIELD_OF_VIEW / size[1], (HIGHEST - LOWEST) / (SLICES - 1)
             steps = (pixel, pixel, apart)
             corner = [middle - (length - 1) / 2 * pixel for middle, length in zip(CENTRE, size)]
-            return cls(_space(size, len(planes), steps, [*corner, LOWEST]), "axial", planes, reversed=(1,))
+            return cls(
+                _space(size, len(planes), steps, [*corner, LOWEST]), "axial", planes, front_first=True, right_first=True
+            )
         pixel = FIELD_OF_VIEW / size[1] if kind == "slices" and flags.get("image_size") else 1.0
         corner = [-(length - 1) / 2 * step for length, step in zip((*size, len(planes)), (pixel, pixel, 1.0))]
         space = _space(size, len(planes), (pixel, pixel, 1.0), corner)
         if kind == "slices":
             lie = "rows from left to right, columns from the back to the front, as those of OASIS-1"
-            return cls(space, "axial", planes, None, (2,), _assumed("The PNG slice set does", pixel, lie))
+            return cls(space, "axial", planes, assumed=_assumed("The PNG slice set does", pixel, lie))
         lie = "rows from left to right, columns from the front to the back"
-        return cls(space, "axial", planes, assumed=_assumed("Images do", pixel, lie))
+        return cls(space, "axial", planes, front_first=True, assumed=_assumed("Images do", pixel, lie))
 
     @classmethod
     def read(cls, said: dict[str, Any]) -> "Geometry":
         """From what `config.json` says of runs on volumes."""
         space = Space(tuple(said["shape"]), np.array(said["affine"]))
-        return cls(space, said["axis"], list(said["planes"]), said.get("size") and tuple(said["size"]))
-
-    @property
-    def front_first(self) -> bool:
-        """Whether columns run from the front of the head, or its top, to the other end."""
-        return 2 not in self.reversed
+        size, axis = said.get("size") and tuple(said["size"]), said["axis"]
+        return cls(space, axis, list(said["planes"]), size, axis != "axial" or was_front_first(said))
 
     def nifti(self, slices: np.ndarray, numbers: np.ndarray) -> nib.Nifti1Image:
         """`[S, H, W]` slices in 0..1 of these numbers, rising, as a volume in RAS+ order; a number that is missing between them
@@ -84,19 +85,36 @@ class Geometry:
         first, last = int(numbers[0]), int(numbers[-1])
         filled = np.zeros((last - first + 1, *slices.shape[1:]), np.float32)
         filled[numbers - first] = slices
-        return nifti_of(np.flip(filled, self.reversed), self.planes[first : last + 1], self.space, self.axis, self.size)
+        return self.volume(filled, self.planes[first : last + 1])
 
     def slices(self, image: nib.Nifti1Image) -> np.ndarray:
         """A volume such as `nifti` makes as slices, `[S, H, W]`, whichever way its file stores it."""
-        return np.flip(slices_of(nib.as_closest_canonical(image), self.axis), self.reversed)
+        slices = slices_of(nib.as_closest_canonical(image), self.axis, self.front_first)
+        return slices[:, ::-1] if self.right_first else slices
 
     def spacing(self, shape: tuple[int, ...]) -> tuple[float, float, float]:
         """Millimetres between slices, rows and columns of `[S, H, W]` slices."""
-        planes = self.planes[: shape[0]]
-        image = nifti_of(np.zeros(shape, np.float32), planes, self.space, self.axis, self.size)
+        image = self.volume(np.zeros(shape, np.float32), self.planes[: shape[0]])
         sizes = nib.affines.voxel_sizes(image.affine)
         across = AXES[self.axis]
         return tuple(float(sizes[index]) for index in (across, *(i for i in range(3) if i != across)))
+
+    def volume(self, slices: np.ndarray, planes: list[int]) -> nib.Nifti1Image:
+        """`[S, H, W]` slices in 0..1, which are these planes of the space, as a volume in RAS+ order."""
+        slices = slices[:, ::-1] if self.right_first else slices
+        return nifti_of(slices, planes, self.space, self.axis, self.size, self.front_first)
+
+
+def data_options_of(config: dict[str, Any]) -> DataOptions:
+    """How a run read its data, by its `config.json`."""
+    options, geometry = DataOptions.of(config["flags"]), config["data"].get("geometry")
+    return replace(options, front_first=geometry is not None and was_front_first(geometry))
+
+
+def was_front_first(geometry: dict[str, Any]) -> bool:
+    """Whether columns of a run's axial slices run from the front to the back, by what `config.json` says of where they lie;
+    those of version 0.1.0, which did not say it, did."""
+    return geometry.get("front_first", True)
 
 
 def _space(size: tuple[int, int], planes: int, steps: tuple[float, float, float], corner: list[float]) -> Space:

@@ -2,8 +2,8 @@
 side of the head to the other.
 
 Columns of the OASIS slice set run from the back of the head to the front: the splenium and the tentorium are on the left, the
-frontal horns on the right, as is the marker that OASIS-1 put on every left forehead, in the upper rows. Slices that
-`sources.volumes` cuts have the front on the left.
+frontal horns on the right, as is the marker that OASIS-1 put on every left forehead, in the upper rows. Axial slices that
+`sources.volumes` cuts lie the same way.
 """
 
 import textwrap

@@ -2,8 +2,9 @@
 
 Every subject is the MNI152 template (its T1 image and its grey- and white-matter maps, as the nilearn package carries them)
 seen through a random affine map, smooth random deformations at several scales and ventricles of its own size, with its own
-tissue contrast, gain field and noise. The slices lie as OASIS-1's do: axial, the head on its side with the front to the
-left, slice 0 the lowest, zero padding to a square. None of it is a scan of a person, and none of it is OASIS.
+tissue contrast, gain field and noise. The slices are as OASIS-1's: axial, the head on its side (but its front to the
+left and its right side above), slice 0 the lowest, zero padding to a square. None of it is a scan of a person, and none of it
+is OASIS.
 """
 
 from collections.abc import Callable

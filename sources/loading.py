@@ -192,7 +192,7 @@ def _symmetric(kind: str, options: DataOptions) -> bool:
 def _geometry(space: Space, planes: list[int], size: tuple[int, int], options: DataOptions) -> dict[str, Any]:
     """Where slices lie in space, for `config.json`: those of the first volume. size: theirs, before --image_size."""
     place = {"axis": options.axis, "shape": list(space.shape), "affine": space.affine.tolist()}
-    return place | {"planes": planes, "size": list(size)}
+    return place | {"planes": planes, "size": list(size), "front_first": options.front_first}
 
 
 def with_conditions(data: Dataset, options: DataOptions, known: dict[str, Condition] | None) -> Dataset:

@@ -16,7 +16,7 @@ FOLDER = "folder"  # the condition that is the class which a slice's folders nam
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where slices come from and how; the flags of `train.py` of the same names."""
+    """Where slices come from and how; the flags of `train.py` of the same names. front_first: as in `VolumeOptions`."""
 
     data: str | None = None
     format: str = "auto"
@@ -33,6 +33,7 @@ class DataOptions:
     condition: str | None = None
     contrast: str | None = None
     subject: str | None = None
+    front_first: bool = False
 
     @classmethod
     def of(cls, flags: dict[str, Any]) -> "DataOptions":
@@ -44,7 +45,7 @@ class DataOptions:
     def volumes(self) -> VolumeOptions:
         ends = None if self.slice_range is None else range_of(self.slice_range)
         window = None if self.window is None else window_of(self.window)
-        return VolumeOptions(self.axis, self.spacing, self.slices, ends, window)
+        return VolumeOptions(self.axis, self.spacing, self.slices, ends, window, self.front_first)
 
     @property
     def conditions(self) -> list[str]:

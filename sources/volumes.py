@@ -5,8 +5,9 @@
     slices, planes = read_slices("sub-01_T1w.nii.gz", options, size=(176, 208))     # uint8 [32, 176, 208]
 
 A volume is brought into RAS+ order first (x to the right, y to the front, z up), so how its file stores it makes no difference.
-Rows of slices run from left to right, the front or the top of the head lies to the left (to the right in the OASIS slice set).
-Mirroring a slice's rows therefore swaps the sides of the head, but for sagittal ones.
+Slices lie as those of the OASIS slice set do: rows run from left to right, columns of axial ones from the back to the front. In
+the other planes the top of the head lies to the left. Mirroring a slice's rows therefore swaps the sides of the head, but for
+sagittal ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from sources.headers import AXES, Space, Volume, is_aligned, open_volume, unread
 from sources.intensities import as_bytes, black_and_white, numbers_of, without_holes
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh")
-READING = 2  # version: raise it when slices of volumes change, so that old caches are made anew
+READING = 3  # version: raise it when slices of volumes change, so that old caches are made anew
 HOLDS_BRAIN = 0.25  # share of the fullest plane's foreground that a plane of the central part has, at least
 TISSUE = 0.1  # of the range from black to white: what is brighter is the head
 ENOUGH = 250_000
@@ -41,7 +42,8 @@ class VolumeOptions:
 
     axis: "axial", "coronal" or "sagittal". spacing: mm a voxel, along all axes. slices: of each volume. slice_range: ends of the
     part they are spread over, 0..1 of the axis from low to high; None: the central part that holds brain. window: intensities
-    that become black and white; None: percentiles of each volume.
+    that become black and white; None: percentiles of each volume. front_first: columns of axial slices run from the front to the
+    back, as they did in version 0.1.0.
     """
 
     axis: str = "axial"
@@ -49,6 +51,7 @@ class VolumeOptions:
     slices: int = 32
     slice_range: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
+    front_first: bool = False
 
 
 def output_space(path: str | Path, options: VolumeOptions) -> Space:
@@ -106,7 +109,8 @@ def read_slices(
         np.stack([coarse[number] for number in chosen]) if at_once else planes.take(place(chosen) if place else chosen)
     )
     slices = as_bytes(taken, dark, bright)
-    return np.stack([_fitted(_turned(plane, options.axis), size) for plane in slices]), chosen
+    turned = [_turned(plane, options.axis, options.front_first) for plane in slices]
+    return np.stack([_fitted(plane, size) for plane in turned]), chosen
 
 
 @dataclass(frozen=True)
@@ -226,21 +230,27 @@ def _ends(shares: np.ndarray, share_of: Callable[[int], float] | None) -> tuple[
 
 
 def nifti_of(
-    slices: np.ndarray, planes: list[int], space: Space, axis: str, size: tuple[int, int] | None = None
+    slices: np.ndarray,
+    planes: list[int],
+    space: Space,
+    axis: str,
+    size: tuple[int, int] | None = None,
+    front_first: bool = False,
 ) -> nib.Nifti1Image:
     """Slices as a NIfTI where the planes of a space lie: `[S, rows, columns]` in 0..1 -> `[X, Y, Z]`, one of them S long.
 
     The planes' mean distance is the spacing across them; slices of another size than the space's count from its middle.
     size: (rows, columns) that slices had before they were resampled to the ones given, whose voxels are larger or smaller.
+    front_first: as in `VolumeOptions`.
     """
     across, offset = AXES[axis], np.zeros(3)
     offset[across] = planes[0]
-    turned = np.stack([_turned(one, axis) for one in slices])  # turning twice is turning back
+    turned = np.stack([_turned(one, axis, front_first) for one in slices])  # turning twice is turning back
     inside = [index for index in range(3) if index != across]
     size = size or turned.shape[1:]
-    for index, length in zip(inside, size):
+    for index, length, other_way in zip(inside, size, _reversed(axis, front_first)):
         missing = length - space.shape[index]  # `_fitted` adds half of it before, seen as `_turned` sees it
-        offset[index] = -(missing // 2 if index == 0 else missing - missing // 2)
+        offset[index] = -(missing - missing // 2 if other_way else missing // 2)
     affine = space.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ offset
     for index, length, now in zip(inside, size, turned.shape[1:]):
@@ -251,15 +261,21 @@ def nifti_of(
     return nib.Nifti1Image(np.moveaxis(turned, 0, across).astype(np.float32), affine)
 
 
-def slices_of(image: nib.Nifti1Image, axis: str) -> np.ndarray:
+def slices_of(image: nib.Nifti1Image, axis: str, front_first: bool = False) -> np.ndarray:
     """What `nifti_of` was given: `[X, Y, Z]` in RAS+ order -> `[S, rows, columns]` float32."""
     planes = np.moveaxis(np.asarray(image.dataobj, np.float32), AXES[axis], 0)
-    return np.stack([_turned(plane, axis) for plane in planes])
+    return np.stack([_turned(plane, axis, front_first) for plane in planes])
 
 
-def _turned(plane: np.ndarray, axis: str) -> np.ndarray:
-    """A plane of an RAS+ array as a slice: whatever runs to the front or up is reversed. Its own inverse."""
-    return plane[::-1, ::-1] if axis == "sagittal" else plane[:, ::-1]
+def _turned(plane: np.ndarray, axis: str, front_first: bool) -> np.ndarray:
+    """A plane of an RAS+ array as a slice. Its own inverse."""
+    rows, columns = _reversed(axis, front_first)
+    return plane[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def _reversed(axis: str, front_first: bool) -> tuple[bool, bool]:
+    """Whether rows and columns of slices run the other way than the axes of an RAS+ array."""
+    return axis == "sagittal", axis != "axial" or front_first
 
 
 def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -271,8 +271,8 @@ def resampled_whole(path: Path, options: VolumeOptions) -> tuple[np.ndarray, lis
     filled = (across.round() > 25.5).mean((1, 2))
     held = np.flatnonzero(filled >= 0.25 * filled.max())
     planes = np.linspace(held[0], held[-1], options.slices).round().astype(int).tolist()
-    turned = across[planes][:, ::-1, ::-1] if options.axis == "sagittal" else across[planes][:, :, ::-1]
-    return turned, planes
+    rows, columns = {"axial": (1, 1), "coronal": (1, -1), "sagittal": (-1, -1)}[options.axis]
+    return across[planes][:, ::rows, ::columns], planes
 
 
 OBLIQUE = np.array([[0.02, -1.19, 0.1, 30], [1.0, 0.03, 0.2, -28], [-0.2, 0.11, 1.1, -20], [0, 0, 0, 1]])

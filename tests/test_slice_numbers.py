@@ -12,6 +12,7 @@ import evaluate
 import generate
 from common.errors import UserError
 from inference.drawing import Request, Samples
+from inference.geometry import Geometry, data_options_of
 from sources import DataOptions, load
 from utils import Run
 
@@ -114,7 +115,8 @@ def test_slices_of_any_size_come_out_where_the_volume_lay(tmp_path, axis, image_
     data = load(options, tmp_path / "cache", required=None)
     split = next(iter(data.splits.values()))
     images = torch.from_numpy(split.images[:20] / 255.0)
-    generate.write_volumes(Samples(images, images, split.numbers[:20]), data.geometry, tmp_path / "out", together=True)
+    drawn, geometry = Samples(images, images, split.numbers[:20]), Geometry.read(data.geometry)
+    generate.write_volumes(drawn, geometry, tmp_path / "out", together=True)
     written = nib.load(tmp_path / "out" / "sample_0000.nii.gz")
     weights = np.where(written.get_fdata() > 0.3, written.get_fdata(), 0)
     mean = [
@@ -133,3 +135,21 @@ def test_nifti_is_refused_where_nobody_knows_where_slices_lie():
         generate.check_geometry(run_of(OLD | {"kind": "images", "geometry": None}))
     with pytest.raises(UserError, match="with --image_size by an older version"):
         generate.check_geometry(run_of(OLD | {"kind": "bids", "geometry": None}))
+
+
+def test_a_run_on_volumes_of_an_older_version_is_read_as_it_was(tmp_path):
+    data = np.random.default_rng(0).uniform(100, 200, (10, 14, 12)).astype(np.float32)
+    (tmp_path / "d").mkdir()
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "d" / "a.nii")
+
+    def read(options: DataOptions) -> np.ndarray:
+        return np.array(next(iter(load(options, tmp_path / "cache", required=None).splits.values())).images)
+
+    for axis, other_way in (("axial", True), ("coronal", False)):
+        options = DataOptions(str(tmp_path / "d"), axis=axis, slices=8)
+        config = {"flags": {"data": options.data, "axis": axis, "slices": 8, "epoch": 1}}
+        now = load(options, tmp_path / "cache", required=None).geometry
+        before = {name: value for name, value in now.items() if name != "front_first"}
+        same, old = (read(data_options_of(config | {"data": {"geometry": each}})) for each in (now, before))
+        assert np.array_equal(same, read(options)) and np.array_equal(old, same[..., ::-1] if other_way else same)
+    assert not data_options_of({"flags": {}, "data": {}}).front_first, "images, and version 0.1.0's slice set"

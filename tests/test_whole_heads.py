@@ -30,7 +30,7 @@ from pixelcnn import GatedPixelCNN
 from reporting.volumes import completed_sheet, viewer_page
 from sources.cohort import _slice_grid
 from sources.gaps import read_with_gaps
-from sources.volumes import Space, VolumeOptions, nifti_of
+from sources.volumes import Space, VolumeOptions, nifti_of, read_slices
 from utils import Run
 from vqvae import VQVAE
 
@@ -246,6 +246,15 @@ def test_the_png_set_has_its_left_and_front_and_the_way_back_is_exact():
     assert Geometry.of(run).spacing(slices.shape)[1:] == pytest.approx((256 / 56, 256 / 56))
 
 
+def test_a_volume_is_cut_as_the_png_set_lies(tmp_path):
+    """So that weights of the one are of use for the other."""
+    slices = np.random.default_rng(0).random((SLICES, 40, 56)).astype(np.float32)
+    nib.save(Geometry.of(run_of(prior())).nifti(slices, np.arange(SLICES)), tmp_path / "a.nii")
+    options = VolumeOptions("axial", 1.0, SLICES, (0.0, 1.0), window=(0.0, 1.0))
+    cut, _ = read_slices(tmp_path / "a.nii", options, (40, 56))
+    assert cut / 255 == pytest.approx(slices, abs=0.003)
+
+
 def test_numbers_that_are_missing_between_others_are_black_planes():
     run = run_of(prior(), slices_per_subject=10, slice_numbers=[[0, 1], [4, 7]])
     image = Geometry.of(run).nifti(marked(), run.slice_numbers)
@@ -269,11 +278,15 @@ def test_volumes_lie_where_those_of_the_training_data_do_and_old_runs_are_refuse
     affine = np.diag([2.0, 2, 2, 1])
     affine[:3, 3] = (-30, 10, 5)
     place = {"shape": [40, 56, 30], "affine": affine.tolist(), "axis": "axial", "planes": [3, 7, 11, 15, 19, 23]}
-    geometry = Geometry.of(run_of(prior(), kind="bids", geometry=place))
-    image = geometry.nifti(marked(), np.arange(SLICES))
-    expected = nifti_of(marked(), place["planes"], Space((40, 56, 30), affine), "axial")
-    assert np.array_equal(image.affine, expected.affine) and np.array_equal(image.get_fdata(), expected.get_fdata())
-    assert geometry.spacing((SLICES, 40, 56)) == (8, 2, 2) and geometry.assumed == ""
+    for said, front_first in (({"front_first": False}, False), ({}, True)):  # what version 0.1.0 did not say
+        geometry = Geometry.of(run_of(prior(), kind="bids", geometry=place | said))
+        image = geometry.nifti(marked(), np.arange(SLICES))
+        space = Space((40, 56, 30), affine)
+        expected = nifti_of(marked(), place["planes"], space, "axial", front_first=front_first)
+        assert np.array_equal(image.affine, expected.affine) and np.array_equal(image.get_fdata(), expected.get_fdata())
+        assert image.get_fdata(dtype=np.float32)[3, 5 if front_first else 50, 2] == marked()[2, 3, 50]
+        assert np.array_equal(geometry.slices(image), marked()) and geometry.front_first is front_first
+        assert geometry.spacing((SLICES, 40, 56)) == (8, 2, 2) and geometry.assumed == ""
     with pytest.raises(UserError, match="by an older version"):
         Geometry.of(run_of(prior(), kind="bids"))
 
@@ -356,7 +369,7 @@ def test_of_a_thick_slice_acquisition_each_plane_is_one_slice_and_the_rest_is_mi
     assert there.sum() == 7 and all(np.abs(np.array(planes)[there] - at) <= 1) and not slices[~there].any()
     bright = np.percentile(data[data > 0], 99.5)
     for found, plane in zip(slices[there], at // 4):  # the plane itself, not a mixture of two
-        assert found / 255 == pytest.approx(np.clip(data[:, ::-1, plane] / bright, 0, 1), abs=0.02)
+        assert found / 255 == pytest.approx(np.clip(data[:, :, plane] / bright, 0, 1), abs=0.02)
 
 
 def test_a_scan_is_completed_in_its_own_place(tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from common.cli import require
 from common.files import digest, load_model, write_json, write_text
 from common.runtime import Progress, resolve_precision, versions
 from dataset import Dataset, Frame, Split, find_frame
+from inference.geometry import data_options_of
 from sources import DataOptions, load
 from sources.loading import describe
 from sources.splits import split_table
@@ -87,9 +88,12 @@ class Job:
 def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
     """Load the data and see that it fits the run."""
     precision = resolve_precision(settings.precision, device)
-    stored = read_config(folder)["data"] if (folder / "config.json").exists() else None
+    config = read_config(folder) if (folder / "config.json").exists() else None
+    stored, options = config and config["data"], settings.data_options
     ends = slice_ends_of(stored) if stored else None
-    data = ranks.first_before_others(lambda: load_data(settings.data_options, settings.cache, ends))
+    if config:
+        options = replace(options, front_first=data_options_of(config).front_first)
+    data = ranks.first_before_others(lambda: load_data(options, settings.cache, ends))
     frame = find_frame(data.splits["train"].images, settings.downsample)
     job = Job(settings, folder, data, frame, device, precision)
     print(
