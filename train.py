@@ -2,6 +2,7 @@
 
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
+    python train.py --preset oasis-f8 --data data/keras_png_slices_data     # as the shipped weights were trained
     python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
     python train.py --data BIDS --table BIDS/participants.tsv --condition age,sex
     python train.py --resume --out runs/mine                 # go on where it was stopped
@@ -25,13 +26,13 @@ from training.job import Job, prepare, write_config
 from training.loop import Interrupted
 from training.pipeline import check_stages, run_stages
 from training.plan import plan
-from training.settings import EPOCHS, PLACES, Settings
+from training.settings import EPOCHS, PLACES, Settings, with_preset
 from training.standing import begin_anew, begin_run
 from utils import held
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = parse_flags(Settings, __doc__, argv)
+    given = with_preset(parse_flags(Settings, __doc__, argv))
     settings, folder = plan(given)
     settings.check()
     device = ranks.join(resolve_device(settings.device))

@@ -30,7 +30,7 @@ from scoring.evaluation import Effort
 from sources import DataOptions, load
 from training import loop, pipeline
 from training.plan import plan
-from training.settings import Settings
+from training.settings import PRESETS, Settings, in_words, with_preset
 from training.vqvae_stage import VQVAEStage
 from utils import decoder_to_use, load_run, read_codes, with_sharp_decoder
 from vqvae import VQVAE
@@ -471,3 +471,31 @@ def test_names_that_no_formula_or_table_can_hold_do_not_end_a_run(tmp_path, monk
     again = load(DataOptions(title, split_file="run/split.csv"))
     assert {subject: name for name, split in again.splits.items() for subject in split.subjects} == dict(rows)
     generate.main(["--run", "run", "--n", "2"])
+
+
+def test_a_preset_is_its_flags_but_for_those_given_beside_it(tmp_path, capsys):
+    for name, flags in PRESETS.items():
+        assert Settings(**with_preset({"preset": name})) == Settings(preset=name, **flags)
+        assert Settings(**flags) != Settings(), "a name for something"
+        Settings(**flags).check()
+        wanted = with_preset({"preset": name, "epoch": 99, "out": "x"})
+        assert wanted == flags | {"preset": name, "epoch": 99, "out": "x"}
+    assert with_preset({"epoch": 3}) == {"epoch": 3}
+    with pytest.raises(SystemExit):
+        train.main(["-h"])
+    assert all(" ".join(in_words(name).split()) in " ".join(capsys.readouterr().out.split()) for name in PRESETS)
+    with pytest.raises(SystemExit):
+        train.main(["--preset", "oasis"])
+    assert "invalid choice: 'oasis'" in capsys.readouterr().err
+
+
+def test_a_run_of_a_preset_goes_on_as_it_began(tmp_path):
+    """The flags are kept, not the name: a later version's preset does not change a run."""
+    flags = asdict(Settings(**with_preset({"preset": "oasis-f8", "epoch": 2})))
+    Path(tmp_path, "config.json").write_text(
+        json.dumps({"flags": flags, "data": {"frame": asdict(Frame(0, 0, 8, 8, 8, 8))}})
+    )
+    settings, _ = plan({"resume": True, "out": str(tmp_path)})
+    assert (settings.preset, settings.epoch) == ("oasis-f8", 2)
+    with pytest.raises(UserError, match="--batch is 9"):
+        plan(with_preset({"resume": True, "out": str(tmp_path), "preset": "oasis-f8", "batch": 9}))

@@ -1,6 +1,7 @@
 """The flags of `train.py`."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from common.cli import flag, require
 from sources.options import DataOptions
@@ -19,12 +20,33 @@ OF_STAGE = {
     **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in ("prior", "sharpen")},
     **dict.fromkeys(("no_context", "no_mirrored_half"), "prior"),
 }
+# flags under a name: what was found best for a kind of data, on validation subjects
+PRESETS: dict[str, dict[str, Any]] = {
+    "oasis-f8": {"epoch": 5, "batch": 8, "epoch_prior": 10, "batch_prior": 16, "lr_prior": 0.002, "epoch_sharpen": 3},
+}
+
+
+def with_preset(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, and those of the preset among them that were not."""
+    return PRESETS.get(given.get("preset"), {}) | given
+
+
+def in_words(preset: str) -> str:
+    """A preset as the flags that it stands for."""
+    return " ".join(f"--{name} {value}" for name, value in PRESETS[preset].items())
 
 
 @dataclass(frozen=True)
 class Settings:
     """The flags of `train.py`."""
 
+    preset: str | None = flag(
+        None,
+        "Flags under a name; those given beside it win. "
+        + "; ".join(f"{name}, for the OASIS-1 slices: {in_words(name)}" for name in PRESETS)
+        + ".",
+        tuple(PRESETS),
+    )
     epoch: int = flag(50, "Epochs of VQ-VAE training.")
     batch: int = flag(32, "Batch size of VQ-VAE training.")
     lr: float = flag(0.002, "Learning rate of VQ-VAE training.")
