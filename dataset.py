@@ -137,7 +137,10 @@ class Split:
 
     def evenly(self, count: int) -> "Split":
         """At most `count` slices spread evenly over the split, the same ones every time."""
-        chosen = spread_over(len(self), count)
+        return self.at(spread_over(len(self), count))
+
+    def at(self, chosen: np.ndarray) -> "Split":
+        """The slices at these indices."""
         return Split(
             self.images[chosen],
             [self.subjects[i] for i in chosen],

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.conditions import NUMBER, ConditionEncoder
-from models.context import ContextEncoder
+from models.context import ContextEncoder, ContextNetwork
 from models.known import Known
 from models.mirrored_half import MirroredHalf
 from models.sampler import CachedSampler, Draw, Generators, MapsAdded, uniform_noise
@@ -246,6 +246,14 @@ class GatedPixelCNN(nn.Module):
             encoder.embedding.weight.copy_(self.embedding.weight)
         rows = codes @ torch.randn(dims, head.shape[1]).to(codes)
         head.copy_((rows * (head.std() / rows.std().clamp(min=1e-12)))[:, :, None, None])
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The kernels between the first and the last convolutions, of what is told too, which Muon is for."""
+        networks = [module for module in self.modules() if isinstance(module, ContextNetwork)]
+        ends = [self.layers[0].vertical, self.layers[0].horizontal, self.head[-1]]
+        ends += [end for network in networks for end in (network.first, network.out)]
+        kernels = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        return [kernel.weight for kernel in kernels if all(kernel is not end for end in ends)]
 
     def sample(
         self,

@@ -20,8 +20,9 @@ from torch import Tensor
 from common.runtime import autocast
 from dataset import Frame, Split
 from scoring.metrics import CodeUsage, ssim
+from training.loop import muon_and_adamw
 from training.reconstruction_loss import reconstruction_loss
-from training.vqvae_stage import COMMITMENT, vqvae_optimizers
+from training.vqvae_stage import COMMITMENT, MUON_SCALE
 from vqvae import VQVAE
 
 NUM_CODES, CODE_DIM = 512, 64
@@ -202,7 +203,7 @@ class Ours(Peer):
         self.frame, self.precision = frame, precision
         self.model = VQVAE(NUM_CODES, CODE_DIM, downsample).to(memory_format=torch.channels_last)
         self.model.start(self._inside(examples))
-        self.optimizers = vqvae_optimizers(self.model, lr)
+        self.optimizers = muon_and_adamw(self.model, lr, MUON_SCALE)
 
     def loss(self, images: Tensor) -> Tensor:
         inside = self._inside(images)

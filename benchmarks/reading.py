@@ -98,7 +98,7 @@ def whole(path: Path, options: VolumeOptions, planes: Sequence[int]) -> np.ndarr
     dark = np.percentile(data, 1)
     bright = np.percentile(data[data > dark], 99.5)
     pixels = (((data - dark) / (bright - dark)).clip(0, 1) * 255).round().astype(np.uint8)
-    return np.moveaxis(pixels, 2, 0)[list(planes)][:, :, ::-1]
+    return np.moveaxis(pixels, 2, 0)[list(planes)]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from conftest import draw_slices
 
 import evaluate
 import train
-from common.files import save_model
+from common.errors import UserError
+from common.files import save_model, save_tensors
 from dataset import Frame
 from models.sharp_decoder import SharpDecoder
 from pixelcnn import GatedPixelCNN
@@ -271,6 +273,36 @@ def test_every_part_of_the_benchmark_along_heads(tmp_path, load):
     assert set(results["apart"]) == {"1", "2", "4"} and set(results["drawing"]) == {"2"}
     assert list(results["texture"]) == ["real", "0", "0.7", "0.8", "0.9", "1"]
     assert results["texture"]["1"]["neighbour_ssim"] > results["texture"]["0"]["neighbour_ssim"]
+
+
+def test_every_choice_of_the_prior_is_trained_once_and_is_another(tmp_path, load, monkeypatch):
+    bench, data, cache = load("prior_choices"), tmp_path / "keras_png_slices_data", str(tmp_path / "cache")
+    for split, subjects in (("train", range(3)), ("validate", range(3, 5))):
+        draw_slices(data, split, subjects, slices=16, size=(32, 40))
+    run = tmp_path / "run"
+    run.mkdir()
+    vqvae, frame = VQVAE(16, 8, 8, width=16, blocks=1), Frame(0, 0, 32, 40, 32, 40)
+    save_model(run / "vqvae.safetensors", vqvae)
+    about = {"slices_per_subject": 16, "frame": frame.__dict__}
+    (run / "config.json").write_text(json.dumps({"data": about, "flags": {}}))
+    flags = ["--run", str(run), "--data", str(data), "--cache", cache, "--batch", "8", "--out", str(tmp_path / "out")]
+    save_tensors(run / "codes.safetensors", {"train": torch.zeros(5, 4, 5, dtype=torch.int16)}, {}, None)
+    with pytest.raises(UserError, match="is not what"):
+        bench.main(flags)
+    codes = {
+        name: torch.randint(0, 16, (many, 4, 5), dtype=torch.int16) for name, many in (("train", 48), ("validate", 32))
+    }
+    save_tensors(run / "codes.safetensors", codes | {"train_mirrored": codes["train"].flip(1)}, {}, None)
+    small = partial(GatedPixelCNN, channels=8, layers=2, first_kernel=3)
+    monkeypatch.setattr(bench, "GatedPixelCNN", small)
+    bench.main([*flags, "--subjects", "2"])
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["choices"]
+    assert found.keys() == bench.CHOICES.keys() and {one["maps"] for one in found.values()} == {32}
+    assert len({one["validate_told_bits"] for one in found.values()}) == len(found), "each choice changes something"
+    monkeypatch.setattr(bench, "trained", lambda *_: pytest.fail("trained again"))
+    bench.main([*flags, "--choices", bench.AS_IT_IS])
+    with pytest.raises(UserError, match="no AdamW; there are as it is"):
+        bench.main([*flags, "--choices", "AdamW"])
 
 
 def test_the_reading_benchmark(load, capsys):

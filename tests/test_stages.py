@@ -250,3 +250,19 @@ def test_chances_that_a_prior_without_context_needs_are_what_they_were():
     codes = torch.randint(0, 4, (12, 4, 4))
     assert prior_stage(codes, dropout=0.1).chances == 1 + 1 + 2 * 8
     assert prior_stage(codes, dropout=0.1, context=2).chances == 1 + 1 + 2 * 8 + 3 + 2 * 16
+
+
+def test_in_the_prior_muon_leaves_the_kernels_that_meet_codes_logits_or_what_is_told_as_numbers():
+    """The others are the kernels between them; every parameter has one optimizer."""
+    prior = GatedPixelCNN(8, 6, 3, 5, conditions={"position": 0}, context=1, mirrored_half=True)
+    others = {
+        name for name, weight in prior.named_parameters() if all(weight is not one for one in prior.hidden_weights())
+    }
+    ends = {"layers.0.vertical", "layers.0.horizontal", "head.3"}
+    ends |= {f"{told}.network.{end}" for told in ("context", "mirrored_half.encoder") for end in ("first", "out")}
+    kernels = {name for name, module in prior.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    assert {name for name in kernels if f"{name}.weight" in others} == ends
+    codes = torch.randint(0, 4, (12, 4, 4))
+    stage = prior_stage(codes, context=1)
+    held = [each for optimizer in stage.optimizers(0.1) for group in optimizer.param_groups for each in group["params"]]
+    assert len({id(each) for each in held}) == len(held) == len(list(stage.model.parameters()))

@@ -24,6 +24,7 @@ from common import ranks
 from common.errors import UserError
 from common.files import save_model, write_text
 from common.runtime import Progress, derive_seed, seed_everything
+from training.optimizer import Muon
 from training.standing import CHECKPOINT, Standing
 
 GRADIENT_NORM = 1.0
@@ -344,6 +345,17 @@ def scored_slices(training_slices: int) -> int:
 def adamw(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
     """AdamW as every stage uses it."""
     return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY)
+
+
+def muon_and_adamw(model: nn.Module, lr: float, scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for the model's `hidden_weights`, AdamW for the ends, the biases and what is no kernel.
+
+    scale: root mean square of Muon's steps at a learning rate of 1; 0.2 is AdamW's.
+    """
+    hidden = model.hidden_weights()
+    orthogonal = {id(weight) for weight in hidden}
+    others = [param for param in model.parameters() if id(param) not in orthogonal]
+    return [Muon(hidden, lr, weight_decay=WEIGHT_DECAY, scale=scale), adamw(others, lr)]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

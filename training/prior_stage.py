@@ -14,9 +14,10 @@ from models.marginal import PositionalMarginal
 from pixelcnn import GatedPixelCNN
 from scoring.bits import known_batch, mean_bits, told_bits
 from training.coded_slices import CodedSlices
-from training.loop import Stage, scored_slices
+from training.loop import Stage, muon_and_adamw, scored_slices
 from training.told_neighbours import ToldNeighbours
 
+MUON_SCALE = 0.6  # size of Muon's steps as a share of the learning rate: three times AdamW's
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
 POSITIONS = 24 * 22 * 26  # code-map positions whose activations are held at a time
 
@@ -56,6 +57,9 @@ class PriorStage(Stage):
         self.parts.append(0 if self.told is None else self.told.chances)
         self.size, self.chances = len(data.codes), 1 + sum(self.parts)
         self.micro_batch = max(1, at_a_time(POSITIONS, device) // math.prod(data.codes.shape[1:]))
+
+    def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
+        return muon_and_adamw(self.model, lr, MUON_SCALE)
 
     def start(self, indices: np.ndarray) -> None:
         if not self.trained:

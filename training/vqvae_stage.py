@@ -9,8 +9,7 @@ from dataset import Frame, Split, spread_over
 from inference.coding import encode_split
 from scoring.metrics import CodeUsage
 from scoring.slices import mean_ssim
-from training.loop import WEIGHT_DECAY, Stage, adamw, scored_slices
-from training.optimizer import Muon
+from training.loop import Stage, muon_and_adamw, scored_slices
 from training.reconstruction_loss import reconstruction_loss
 from vqvae import VQVAE
 
@@ -48,7 +47,7 @@ class VQVAEStage(Stage):
         self.pending: list[tuple[Tensor, Tensor]] = []  # latents and codes of the parts of this batch
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
-        return vqvae_optimizers(self.model, lr)
+        return muon_and_adamw(self.model, lr, MUON_SCALE)
 
     def start(self, indices: np.ndarray) -> None:
         if not self.trained:
@@ -124,14 +123,6 @@ class VQVAEStage(Stage):
     def _images(self, indices: np.ndarray) -> Tensor:
         device = next(self.model.parameters()).device
         return self.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
-
-
-def vqvae_optimizers(model: VQVAE, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden kernels, AdamW for the ends, the biases and what is no kernel."""
-    hidden = model.hidden_weights()
-    orthogonal = {id(weight) for weight in hidden}
-    others = [param for param in model.parameters() if id(param) not in orthogonal]
-    return [Muon(hidden, lr, weight_decay=WEIGHT_DECAY, scale=MUON_SCALE), adamw(others, lr)]
 
 
 def mirrored(images: Tensor, chance: Tensor) -> Tensor:

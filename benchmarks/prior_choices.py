@@ -1,0 +1,148 @@
+"""What each choice of the prior is worth: short trainings, from nothing, with one choice at a time undone.
+
+    python benchmarks/prior_choices.py --run runs/f8 --data data/keras_png_slices_data
+    python benchmarks/prior_choices.py --run runs/f8 --data data/keras_png_slices_data --choices "as it is,AdamW instead of Muon"
+
+All see the same maps in the same order, the whole scans of some training subjects, once, by the schedule of `train.py`, and are
+scored on validation maps told nothing and told the slice below. Without a moving average of the weights, whose 1,000 steps are
+longer than these trainings. What is trained already is not trained again.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from measuring import Results  # noqa: E402
+
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
+from common.files import hash_of  # noqa: E402
+from common.runtime import seed_everything, versions  # noqa: E402
+from dataset import NEIGHBOUR, Split  # noqa: E402
+from models.neighbours import SIDES  # noqa: E402
+from pixelcnn import NUMBER, GatedPixelCNN  # noqa: E402
+from sources.slice_set import load_slice_set  # noqa: E402
+from training import prior_stage, told_neighbours  # noqa: E402
+from training.coded_slices import CodedSlices  # noqa: E402
+from training.loop import FitSettings, adamw, fit, read_metrics  # noqa: E402
+from training.prior_stage import PriorStage  # noqa: E402
+from utils import Run, load_run, read_codes  # noqa: E402
+
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is other than `train.py` has it: values in modules or classes by (where, name), and arguments of the prior."""
+
+    values: tuple[tuple[Any, str, Any], ...] = ()
+    prior: tuple[tuple[str, Any], ...] = ()
+
+
+def _adamw_alone(stage: PriorStage, lr: float) -> list[torch.optim.Optimizer]:
+    return [adamw(stage.model.parameters(), lr)]
+
+
+CHOICES = {
+    AS_IT_IS: Choice(),
+    "AdamW instead of Muon": Choice(((PriorStage, "optimizers", _adamw_alone),)),
+    "Muon's steps as large as AdamW's": Choice(((prior_stage, "MUON_SCALE", 0.2),)),
+    "Muon's steps 7.5 times as large": Choice(((prior_stage, "MUON_SCALE", 1.5),)),
+    "no mirrored half": Choice(prior=(("mirrored_half", False),)),
+    "two neighbours": Choice(prior=(("context", 2),)),
+    "a third of the maps told nothing": Choice(((told_neighbours, "WITHHELD", 1 / 3),)),
+    "no wrong codes in what is told": Choice(((told_neighbours, "MOST_WRONG", 0.0),)),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `benchmarks/prior_choices.py`."""
+
+    run: str = flag("runs/f8", "Run folder with a VQ-VAE and the code maps of its data.")
+    data: str = flag("data/keras_png_slices_data", "The OASIS slice set that the run was trained on.")
+    choices: str = flag(",".join(CHOICES), "Which to train, separated by commas.")
+    subjects: int = flag(125, "Training subjects, spread evenly over the split.")
+    batch: int = flag(16, "Maps a step.")
+    lr: float = flag(0.002, "Learning rate.")
+    seed: int = flag(0, "Seed of everything random.")
+    out: str = flag("runs/bench-prior-choices", "Folder for the results.")
+    cache: str = flag(".cache", "Folder for decoded slices.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = Settings(**parse_flags(Settings, __doc__, argv))
+    wanted = [name.strip() for name in settings.choices.split(",")]
+    unknown = [name for name in wanted if name not in CHOICES]
+    require(not unknown, f"--choices: no {', '.join(unknown)}; there are {', '.join(CHOICES)}")
+    run, codes = load_run(settings.run), read_codes(Path(settings.run))
+    splits = load_slice_set(settings.data, settings.cache).splits
+    require(
+        all(len(splits[name]) == len(codes.get(name, ())) for name in ("train", "validate")),
+        f"--data {settings.data} is not what {settings.run} was trained on: it holds other numbers of slices",
+    )
+    results = Results(Path(settings.out) / "results.json")
+    results.origin = versions()
+    for name in wanted:
+        if name not in results.values.get("choices", {}):
+            data = some_subjects(splits["train"], splits["validate"], codes, settings.subjects)
+            results.add("choices", name, trained(run, data, CHOICES[name], settings))
+        print(name, results.values["choices"][name], flush=True)
+    table = choices_table(results.values["choices"])
+    (Path(settings.out) / "report.md").write_text(table + "\n")
+    print(table)
+
+
+def some_subjects(train: Split, validation: Split, codes: dict[str, torch.Tensor], count: int) -> CodedSlices:
+    """All slices of some training subjects, with their code maps."""
+    people = sorted(set(train.subjects))
+    chosen = {people[index] for index in np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int)}
+    some = np.array([index for index, subject in enumerate(train.subjects) if subject in chosen])
+    maps = (codes[name][torch.from_numpy(some)] for name in ("train", "train_mirrored"))
+    return CodedSlices(train.at(some), validation, *maps, codes["validate"])
+
+
+def trained(run: Run, data: CodedSlices, choice: Choice, settings: Settings) -> dict[str, float]:
+    """Scores of a prior after one epoch, and the processor time that it took."""
+    with ExitStack() as undone, tempfile.TemporaryDirectory() as folder:
+        undone.enter_context(patch.object(PriorStage, "average_decay", None))
+        for where, name, value in choice.values:
+            undone.enter_context(patch.object(where, name, value))
+        seed_everything(settings.seed, "prior")
+        told = {"conditions": {"position": NUMBER, NEIGHBOUR: SIDES}, "context": 1, "mirrored_half": True}
+        arguments = told | dict(choice.prior)
+        prior = GatedPixelCNN(run.vqvae.quantizer.num_codes, marginal=run.map_size, **arguments)
+        stage = PriorStage(prior, data, run.vqvae.quantizer.codebook, "float32")
+        started = time.process_time()
+        once = FitSettings(1, settings.batch, settings.lr, 0, settings.seed, save_every=1e9)
+        fit(stage, once, Path(folder), False, hash_of(run.vqvae.state_dict()))
+        spent = time.process_time() - started
+        record = read_metrics(Path(folder))[-1]
+    kept = ("train_bits", "validate_bits", "train_told_bits", "validate_told_bits")
+    return {name: record[name] for name in kept} | {"maps": len(data.codes), "processor_seconds": spent}
+
+
+def choices_table(choices: dict[str, dict[str, float]]) -> str:
+    """The scores as Markdown, with the processor time as a share of the first one's."""
+    first = choices.get(AS_IT_IS, next(iter(choices.values())))
+    rows = [
+        f"| {name} | {one['validate_bits']:.3f} | {one['validate_told_bits']:.3f} | "
+        f"{one['processor_seconds'] / first['processor_seconds']:.2f} |"
+        for name, one in choices.items()
+    ]
+    head = "| bits a code on validation | told nothing | told the slice below | processor time |\n|---|--:|--:|--:|"
+    return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    run_main(main)
