@@ -107,20 +107,27 @@ class Split:
         return {name: values[indices] for name, values in self.known.items()}
 
     def neighbours(self, step: int) -> np.ndarray:
-        """The slice of the same scan whose number is `step` more, `[N]` indices; -1 where there is none.
-
-        A scan is a run of slices of one subject whose numbers rise; names that differ before `_slice_` are of different sessions.
-        """
+        """The slice of the same scan whose number is `step` more, `[N]` indices; -1 where there is none."""
         found = np.full(len(self), -1)
         if self.numbers is None or not len(self):
             return found
-        whose = np.array([f"{subject}\n{_scan(name)}" for subject, name in zip(self.subjects, self.names)])
-        begins = (whose[1:] != whose[:-1]) | (self.numbers[1:] <= self.numbers[:-1])
-        scans = np.concatenate([[0], np.cumsum(begins)])
-        places = {place: index for index, place in enumerate(zip(scans.tolist(), self.numbers.tolist()))}
+        places = {place: index for index, place in enumerate(zip(self.scans.tolist(), self.numbers.tolist()))}
         for (scan, number), index in places.items():
             found[index] = places.get((scan, number + step), -1)
         return found
+
+    @property
+    def scans(self) -> np.ndarray:
+        """Which scan each slice is of, `[N]` integers from 0, of slices that have numbers.
+
+        A scan is a run of slices of one subject and visit whose numbers rise; names that differ before `_slice_` are of
+        different scans.
+        """
+        visits = self.sessions or [""] * len(self)
+        about = [f"{one}\n{visit}\n{_scan(name)}" for one, visit, name in zip(self.subjects, visits, self.names)]
+        whose = np.array(about)
+        begins = (whose[1:] != whose[:-1]) | (self.numbers[1:] <= self.numbers[:-1])
+        return np.concatenate([[0], np.cumsum(begins)])
 
     def batch(self, indices: np.ndarray, frame: Frame | None = None) -> Tensor:
         """The slices at `indices`, `[B, 1, h, w]` float32 in 0..1, cropped to the frame where one is given."""

@@ -1,6 +1,7 @@
 """Which slice is whose neighbour, and what the prior is told of it while it learns."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,14 @@ def test_neighbours_are_of_the_same_scan_and_one_number_apart():
     assert above.tolist() == [1, 2, -1, 4, -1, 6, -1, -1, 9, -1]
     assert below.tolist() == [-1, 0, 1, -1, 3, -1, 5, -1, -1, 8]
     assert split.neighbours(2).tolist() == [2, -1, -1, -1, -1, -1, 7, -1, -1, -1]
+
+
+def test_visits_of_one_person_whose_numbers_run_on_are_two_scans():
+    split = split_of(("a", "a", [0, 1]), ("a", "a", [2, 3]), ("b", "b", [4]))
+    assert split.scans.tolist() == [0, 0, 0, 0, 1]
+    split = replace(split, sessions=["MR1"] * 2 + ["MR2"] * 3)
+    assert split.scans.tolist() == [0, 0, 1, 1, 2]
+    assert split.neighbours(1).tolist() == [1, -1, 3, -1, -1]
 
 
 def test_slices_without_numbers_have_no_neighbours():
