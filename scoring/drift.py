@@ -31,6 +31,12 @@ class Step:
     singles: dict[str, Realism]
 
     @property
+    def title(self) -> str:
+        """The distances in words."""
+        ends = dict.fromkeys((self.distances[0], self.distances[-1]))
+        return " to ".join(map(str, ends))
+
+    @property
     def worse(self) -> dict[str, float]:
         """By name, by which share the heads' slices are further from real ones than the single slices are: 0.2 is 20 % worse."""
         times = {
@@ -76,16 +82,17 @@ def drift(
         numbers = real.numbers[np.isin(np.abs(real.numbers - first), list(band))]
         if not len(numbers):
             continue
-        slices, others = slices_at(drawn, numbers), slices_at(real, numbers)
+        slices, others, said = slices_at(drawn, numbers), slices_at(real, numbers), []
         alone: dict[str, Realism] = {}
         if singles is not None:
             try:
                 slices, single = matched(slices, singles, np.random.default_rng(seed))
-                alone = realism(single, others, seed, halvings, progress, notes=notes)
+                alone = realism(single, others, seed, halvings, progress, notes=said)
             except Untaken as reason:
-                if notes is not None:
-                    notes.append(f"single slices at {list(band)} from the first are not scored: {reason}")
-        steps.append(Step(tuple(band), realism(slices, others, seed, halvings, progress, notes=notes), alone))
+                said.append(f"slices drawn alone are not scored: {reason}")
+        steps.append(Step(tuple(band), realism(slices, others, seed, halvings, progress, notes=said), alone))
+        if notes is not None:
+            notes += [f"{steps[-1].title} from the first, {note}" for note in dict.fromkeys(said)]
     return steps
 
 

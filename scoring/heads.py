@@ -13,7 +13,6 @@ numbers. A real head changes more in some places than in others, and no two do s
 slices are all the same distance apart.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset import Frame, Split
+from dataset import Frame, Split, spread_over
 from scoring.classifier import tell_apart
 from scoring.continuity import AREAS, LAGS, continuity
 from scoring.realism import FEWEST_SUBJECTS, Mirror, Realism, find_mirror, over_halves, sliced_wasserstein
@@ -35,7 +34,6 @@ HALVINGS = (
 )
 COMPARISON = 8  # heads that are measured in the time of one comparison of cuts, about
 PLANES = {"sagittal": 1, "coronal": 2}  # dimension of `[S, H, W]` heads that is cut across, where slices are axial
-LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
 @dataclass(frozen=True)
@@ -72,34 +70,56 @@ class HeadSet:
         )
 
 
-def heads_of(split: Split, frame: Frame | None = None, codes: Tensor | None = None) -> HeadSet:
-    """The scans of a split that have every slice number that any of its slices has, once each; others are left out.
-
-    Slices are of one scan where the subject and the name, but for its last number, are the same.
+def heads_of(
+    split: Split,
+    frame: Frame | None = None,
+    codes: Tensor | None = None,
+    numbers: np.ndarray | None = None,
+    most: int | None = None,
+) -> HeadSet:
+    """The scans of a split (`Split.scans`) that have every wanted slice number; others are left out.
 
     Args:
         frame: what the heads are cropped to, where one is given. codes: `[len(split), h, w]`, where they are known.
+        numbers: the slice numbers wanted, ascending; None: every number that any slice of the split has.
+        most: heads, spread over the split, at most: they are held in memory. None: all.
 
     Raises:
         Untaken: where the data says nothing of slice numbers, or no scan has all of them.
     """
     if split.numbers is None:
         raise Untaken("the data says nothing of slice numbers")
-    wanted, scans = np.unique(split.numbers), {}
-    for index, (subject, name) in enumerate(zip(split.subjects, split.names)):
-        scans.setdefault((subject, LAST_NUMBER.sub("", name)), []).append(index)
-    ordered = [np.array(own)[np.argsort(split.numbers[own], kind="stable")] for own in scans.values()]
-    whole = [own for own in ordered if np.array_equal(split.numbers[own], wanted)]
+    wanted = np.unique(split.numbers) if numbers is None else numbers
+    scans = np.split(np.arange(len(split)), np.flatnonzero(np.diff(split.scans)) + 1)
+    found = [scan[np.isin(split.numbers[scan], wanted)] for scan in scans]
+    whole = [scan for scan in found if len(scan) == len(wanted)]
     if not whole:
         raise Untaken(f"none of {len(scans)} scans has all of the {len(wanted)} slice numbers")
     indices = np.stack(whole)  # [N, S]
+    indices = indices if most is None else indices[spread_over(len(indices), most)]
     return HeadSet(
         split.batch(indices.ravel(), frame)[:, 0].unflatten(0, indices.shape),
-        [split.subjects[own[0]] for own in whole],
+        [split.subjects[first] for first in indices[:, 0]],
         wanted,
         None if codes is None else codes[torch.from_numpy(indices)],
         split.symmetric,
     )
+
+
+def shared_numbers(split: Split, wanted: np.ndarray) -> np.ndarray:
+    """Those of some slice numbers that at least half of the scans of a split have: scans of different lengths are compared where
+    most of them are.
+
+    Raises:
+        Untaken: where the data says nothing of slice numbers, or there are fewer than 2.
+    """
+    if split.numbers is None:
+        raise Untaken("the data says nothing of slice numbers")
+    scans = len(np.unique(split.scans))
+    shared = np.array([number for number in wanted if 2 * (split.numbers == number).sum() >= scans], int)
+    if len(shared) < 2:
+        raise Untaken(f"of {len(wanted)} slice numbers of a drawn head, half of the {scans} scans have {len(shared)}")
+    return shared
 
 
 def head_scores(
@@ -111,6 +131,7 @@ def head_scores(
     progress: Callable[[int], None] | None = None,
     floors: Mapping[str, float] | None = None,
     notes: list[str] | None = None,
+    planes: Mapping[str, int] = PLANES,
 ) -> dict[str, Realism]:
     """Every distance of drawn heads from real ones, beside its floor.
 
@@ -122,6 +143,7 @@ def head_scores(
         progress: called with how many of `steps(...)` have just been done.
         floors: from an earlier call with the same real heads, seed and halvings and as many drawn ones; not computed again.
         notes: gets a sentence on each score that is left out because these heads do not allow it.
+        planes: how cuts are called and which dimension of `[S, H, W]` heads each goes across, where slices are not axial.
 
     Returns:
         By name: those of `continuity`, Wasserstein-1 distances in its units. Of cuts, for axial slices called as follows:
@@ -142,7 +164,7 @@ def head_scores(
     untaken: dict[str, str] = _unmeasured(drawn, real)
 
     def compare_cuts(first: HeadSet, second: HeadSet, halving: int) -> dict[str, float]:
-        found = cuts_apart(first, second, slice_distance, seed + halving, untaken)
+        found = cuts_apart(first, second, slice_distance, seed + halving, untaken, planes)
         if progress is not None:
             progress(2 * COMPARISON // len(kinds))
         return found
@@ -216,12 +238,17 @@ def continuity_apart(first: HeadSet, second: HeadSet, halving: int = 0) -> dict[
 
 
 def cuts_apart(
-    first: HeadSet, second: HeadSet, slice_distance: float, seed: int, untaken: dict[str, str]
+    first: HeadSet,
+    second: HeadSet,
+    slice_distance: float,
+    seed: int,
+    untaken: dict[str, str],
+    planes: Mapping[str, int] = PLANES,
 ) -> dict[str, float]:
     """Distances of the cuts through two sets of equally many heads, named as in `head_scores`. untaken: gets the reasons why
     others are not there, by name."""
     found: dict[str, float] = {}
-    for plane, dim in PLANES.items():
+    for plane, dim in planes.items():
         cuts, others = (reslices(one, dim, slice_distance) for one in (first, second))
         generator = torch.Generator().manual_seed(seed)
         try:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from synthetic_heads import SIZE, SLICES, person
 from torch import Tensor
 
 from dataset import Frame, Split
@@ -15,26 +16,13 @@ from reporting.heads import contact_sheet, orthogonal_views, three_views
 from scoring import heads as module
 from scoring.continuity import areas, continuity, roughness
 from scoring.drift import Step, drift, slices_at
-from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, reslices, steps
+from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, reslices, shared_numbers, steps
 from scoring.memorisation import copied_heads
 from scoring.metrics import ssim
 from scoring.realism import Mirror, Realism, asymmetry
 from scoring.sets import Untaken
 
-SLICES, SIZE = 12, (32, 40)
 MIRROR = Mirror(0, 0)
-
-
-def person(seed: int) -> np.ndarray:
-    """An ellipsoid of smooth texture with a dark core, `[SLICES, *SIZE]`, nearly symmetric across rows."""
-    rng = np.random.default_rng(seed)
-    z, rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in (SLICES, *SIZE)), indexing="ij")
-    texture = ndimage.gaussian_filter(rng.normal(size=z.shape), 1.5)
-    texture = texture / texture.std() + 0.5 * (texture + texture[:, ::-1]) / texture.std()
-    height, width, core = rng.uniform((0.72, 0.8, 0.3), (0.82, 0.9, 0.4))
-    depth = (rows / height) ** 2 + (columns / width) ** 2 + 0.3 * z**2
-    dark = (rows / core) ** 2 + (columns / core) ** 2 + 1.5 * (z - 0.1) ** 2 < 1
-    return np.where(depth < 1, np.where(dark, 0.08, 0.5 + 0.06 * texture), 0).clip(0, 1)
 
 
 def heads(people: range) -> HeadSet:
@@ -225,17 +213,17 @@ def test_cuts_are_rows_and_columns_of_all_slices_with_square_pixels():
 # --------------------------------------------------------------------------- heads of a split
 
 
+def scans_of(*scans: tuple[str, list[int]]) -> tuple[Split, Tensor]:
+    """A scan's name, whose beginning is the subject's, and its slice numbers, each; a slice is 10 x its scan + its number."""
+    about = [(index, name, number) for index, (name, numbers) in enumerate(scans) for number in numbers]
+    images = np.stack([np.full((6, 8), 10 * index + number, np.uint8) for index, _, number in about])
+    names = [f"{name}_slice_{number}.nii.png" for _, name, number in about]
+    split = Split(images, [name[:2] for _, name, _ in about], names, np.array([number for *_, number in about]))
+    return split, torch.from_numpy(images[:, :2, :2]).long()
+
+
 def test_heads_are_the_whole_scans_of_a_split_in_order():
-    order = [(0, 2), (0, 0), (1, 1), (0, 1), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0), (3, 1), (3, 1), (3, 2)]
-    scans = ["s1_a", "s1_b", "s2_a", "s3_a"]
-    images = np.stack([np.full((6, 8), 10 * scan + number, np.uint8) for scan, number in order])
-    split = Split(
-        images,
-        [scans[scan][:2] for scan, _ in order],
-        [f"{scans[scan]}_slice_{number}.nii.png" for scan, number in order],
-        np.array([number for _, number in order]),
-    )
-    codes = torch.from_numpy(images[:, :2, :2]).long()
+    split, codes = scans_of(("s1_a", [0, 1, 2]), ("s1_b", [0, 1, 2]), ("s2_a", [0, 2]), ("s3_a", [0, 1, 1, 2]))
     found = heads_of(split, Frame(0, 0, 4, 8, 6, 8), codes)
     assert found.groups == ["s1", "s1"] and found.numbers.tolist() == [0, 1, 2], (
         "one lacks a slice, one has a slice twice"
@@ -243,35 +231,61 @@ def test_heads_are_the_whole_scans_of_a_split_in_order():
     assert found.images.shape == (2, 3, 4, 8) and found.symmetric
     assert (found.images[..., 0, 0] * 255).round().int().tolist() == [[0, 1, 2], [10, 11, 12]]
     assert found.codes[..., 0, 0].tolist() == [[0, 1, 2], [10, 11, 12]]
+    assert heads_of(split, codes=codes, most=1).codes[..., 0, 0].tolist() == [[0, 1, 2]]
     with pytest.raises(Untaken, match="nothing of slice numbers"):
         heads_of(replace(split, numbers=None))
-    with pytest.raises(Untaken, match="none of 1 scans has all of the 2"):
-        heads_of(replace(split, numbers=np.repeat([0, 1], 6), names=["x_slice_0"] * 12, subjects=["x"] * 12))
+    with pytest.raises(Untaken, match="none of 5 scans has all of the 2"):
+        heads_of(split, numbers=np.array([2, 3]))
+
+
+def test_heads_of_scans_of_different_lengths_are_compared_where_most_of_them_are():
+    split, codes = scans_of(("s1", [0, 1, 2, 3]), ("s2", [1, 2, 3, 4, 5]), ("s3", [1, 2]), ("s4", [2, 3, 4]))
+    numbers = shared_numbers(split, np.arange(5))
+    assert numbers.tolist() == [1, 2, 3, 4]
+    found = heads_of(split, codes=codes, numbers=np.array([1, 2, 3]))
+    assert found.codes[..., 0, 0].tolist() == [[1, 2, 3], [11, 12, 13]], "slices beyond those wanted are left out"
+    assert found.numbers.tolist() == [1, 2, 3]
+    with pytest.raises(Untaken, match="of 2 slice numbers of a drawn head, half of the 4 scans have 1"):
+        shared_numbers(split, np.array([4, 5]))
 
 
 # --------------------------------------------------------------------------- copies and drift
 
 
-def test_a_head_whose_slices_are_all_nearest_to_one_person_is_listed():
+def test_a_head_that_is_nearer_to_one_person_than_to_any_other_is_listed():
     people = torch.rand(6, SLICES, 8, 8)
     names = [f"p{i}" for i in range(6)]
     train = [(images, [name] * SLICES) for images, name in zip(people, names)]
     train += [(images.flip(1), [name] * SLICES) for images, name in zip(people, names)]
-    whose = torch.randint(0, 6, (9, SLICES))
-    held_out = people[whose, torch.arange(SLICES)]
+    held_out = people[torch.randint(0, 6, (9, SLICES)), torch.arange(SLICES)]
+    held_out[0] = 0.4 * people[3] + 0.6 * torch.rand(
+        SLICES, 8, 8
+    )  # like one person in all slices, and still far from it
     noise = 0.05 * torch.rand(2, SLICES, 8, 8)
     mirrored = torch.where((torch.arange(SLICES) < 5)[:, None, None], people[2], people[2].flip(1))
     drawn = torch.cat([torch.stack([people[4], mirrored]) + noise, held_out])
     done: list[int] = []
     found = copied_heads(drawn, held_out, iter(train), done.append)
-    assert found.shares[:2].tolist() == [1, 1] and found.people[:2] == ["p4", "p2"]
-    assert found.threshold == found.held_out.max() < 1, "the largest of so few"
+    assert found.people[:3] == ["p4", "p2", "p3"] and found.shares[:2].tolist() == [1, 1]
+    assert found.shares[2] > 0.9, "which says nothing alone"
+    assert found.ratios[:2].max() < 0.2 < found.threshold == found.held_out.min(), "the least of so few"
     assert found.listed.tolist() == 2 * [True] + 9 * [False] and sum(done) == 12 * SLICES
     assert found.by_chance == pytest.approx(11 / 10)
-    most = [row.bincount().max().item() / SLICES for row in whose]
-    assert found.shares[2:].tolist() == found.held_out.tolist() == most
     whole = [(torch.cat([images for images, _ in train]), [name for _, own in train for name in own])]
-    assert np.array_equal(copied_heads(drawn, held_out, whole).shares, found.shares)
+    assert copied_heads(drawn, held_out, whole).ratios == pytest.approx(found.ratios, abs=1e-4)
+    with pytest.raises(Untaken, match="single person"):
+        copied_heads(drawn, held_out, train[:1])
+
+
+def test_people_are_nearest_by_the_mean_over_a_head_of_their_nearest_slices():
+    people, heads = torch.rand(3, 7, 4, 4), torch.rand(2, 5, 4, 4)
+    found = copied_heads(heads, heads, [(people.flatten(0, 1), [name for name in "abc" for _ in range(7)])])
+    for index, head in enumerate(heads):
+        each = np.array([[min(((one - two) ** 2).mean() ** 0.5 for two in own) for one in head] for own in people])
+        order = each.mean(1).argsort()
+        assert found.people[index] == "abc"[order[0]]
+        assert found.ratios[index] == pytest.approx(each.mean(1)[order[0]] / each.mean(1)[order[1]], rel=1e-4)
+        assert found.shares[index] == pytest.approx((each.argmin(0) == order[0]).mean())
 
 
 def test_drift_grows_with_the_distance_and_single_slices_have_none(real, monkeypatch):
@@ -291,7 +305,7 @@ def test_drift_grows_with_the_distance_and_single_slices_have_none(real, monkeyp
     notes: list[str] = []
     strangers = replace(alone, numbers=alone.numbers + 90)
     assert not drift(drawn, real, first, ((0,),), strangers, halvings=1, notes=notes)[0].singles
-    assert "single slices at [0] from the first are not scored: no slice number" in notes[0]
+    assert "0 from the first, slices drawn alone are not scored: no slice number" in notes[0]
 
 
 def test_slices_at_some_numbers_are_those_of_each_head():
