@@ -3,6 +3,7 @@
     python evaluate.py                                       # the newest run, on its own data
     python evaluate.py --run runs/mine --data data/keras_png_slices_data --split validate
     python evaluate.py --run runs/mine --quick               # fewer samples, fewer comparisons
+    python evaluate.py --run runs/mine --volumes 16          # whole heads too
     python evaluate.py --run pretrained --data DIR           # the weights that come with the toolkit; into runs/pretrained/
 
 Prints the scores, adds them to scores.json in the run folder, and writes report.md and its pictures anew; for data that the run
@@ -25,14 +26,18 @@ from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset
 from inference.coding import encode_splits
 from inference.geometry import data_options_of
+from inference.heads import check_heads
 from reporting import report
-from scoring.evaluation import FULL, QUICK, Case, evaluate_split
+from scoring.case import FULL, QUICK, Case
+from scoring.evaluation import evaluate_split
 from sources import DataOptions, load
 from sources.conditions import Condition
 from sources.loading import with_conditions
 from sources.scans import FORMATS
 from training.job import SPLIT_TABLE, content_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
+
+MOST_HEADS = 100  # drawn at once, and held in memory
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Settings:
     samples: int | None = flag(
         None, f"Slices to draw for realism and copies; {FULL.samples}, with --quick {QUICK.samples}."
     )
+    volumes: int = flag(
+        0,
+        "Whole heads to draw and score beside those of the split, such as 16: whether their slices follow one another as real "
+        "ones do, whether they get worse along the way, whether they are copies.",
+    )
     quick: bool = flag(False, "Fewer samples and comparisons: the scores of samples are rough.")
     decoder: str | None = flag(
         None,
@@ -83,11 +93,14 @@ class Settings:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     require(settings.samples is None or settings.samples >= 2, f"--samples is {settings.samples}; expected at least 2")
+    require(0 <= settings.volumes <= MOST_HEADS, f"--volumes is {settings.volumes}; expected 0 to {MOST_HEADS} heads")
     require(
         settings.out is None or not Path(settings.out).is_dir(), f"--out {settings.out} is a folder; expected a file"
     )
     folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
+    if settings.volumes:
+        check_heads(run)
     data, notes = load_data(settings, run, folder)
     name = settings.split or data.best_split("test", "validate")[0]
     require(name in data.splits, f"--split {name}: {data.title} has no such split; it has {', '.join(data.splits)}")
@@ -104,13 +117,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         flush=True,
     )
     effort = QUICK if settings.quick else FULL
-    effort = replace(effort, samples=settings.samples or effort.samples)
+    effort = replace(effort, samples=settings.samples or effort.samples, heads=settings.volumes)
     sharp = with_sharp_decoder(run.vqvae, folder) if decoder_to_use(folder) == "sharp" else None
     decoder = decoder_to_use(folder, settings.decoder)
     own = is_own(run, data)
     kept = results_folder(folder, None if own else data)
     codes = known_codes(folder, run, data, own)
-    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder, notes)
+    trained_here = own or holds_training(run, data)
+    case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder, notes, trained_here)
     scores = {name: evaluate_split(case)}
     print(report.table(scores))
     print(report.of_samples(scores[name]))
@@ -131,6 +145,13 @@ def is_own(run: Run, data: Dataset) -> bool:
     if any(found[name] != stored[name] for name in ("kind", "slices_per_subject", "splits")):
         return False
     return all(content_of(data.splits[name]) == content for name, content in stored.get("content", {}).items())
+
+
+def holds_training(run: Run, data: Dataset) -> bool:
+    """Whether the training split of the data is the one that the run was trained on, as far as the run says; what its code maps
+    are of is otherwise unknown, were they as many."""
+    stored = run.config["data"].get("content", {}).get("train")  # version 0.1.0 did not record it
+    return "train" in data.splits and stored in (None, content_of(data.splits["train"]))
 
 
 def results_folder(folder: Path, other: Dataset | None) -> Path:

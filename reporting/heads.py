@@ -13,9 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from reporting.figures import headline, save_figure, slice_grid
+from reporting.figures import REFERENCE, TRAIN, VALIDATION, headline, save_figure, slice_grid
 
+BAND = (0.1, 0.9)  # quantiles that a band reaches from and to
+COLOURS = {"drawn": (VALIDATION, "-"), "real": (TRAIN, "-"), "reconstructed": (REFERENCE, "--")}
 WIDTH = 1.9  # inches of one head: about a dot a pixel of OASIS slices
 
 
@@ -83,6 +86,36 @@ def three_views(
         own[0, 0].set_ylabel("\n".join(textwrap.wrap(name, max(characters, 8))), fontsize=8)
         for axis, plane in zip(own[:, 0], planes):  # inside the cuts, which are too low for a label beside them
             axis.text(0.01, 0.98, plane, color="white", fontsize=5, va="top", transform=axis.transAxes)
+    headline(figure, title)
+    save_figure(figure, path)
+
+
+def continuity_bands(
+    numbers: np.ndarray,
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    kinds: Mapping[str, str],
+    path: Path,
+    title: str,
+) -> None:
+    """What is measured between neighbouring slices, along the slice numbers: of each set of heads the median, and a band that
+    holds the middle 80 % of them. Bands that lie apart are wrong on either side: slices may be too alike as well.
+
+    Args:
+        numbers: `[S]` slice numbers. values: by set of heads ("drawn", "real", "reconstructed") and kind, `[N, S - 1]`.
+        kinds: titles of the axes, by kind.
+        path: of the PNG. title: of the figure.
+    """
+    between = (numbers[:-1] + numbers[1:]) / 2
+    figure, axes = plt.subplots(1, len(kinds), figsize=(5.5 * len(kinds), 3.8), squeeze=False, layout="constrained")
+    for axis, (kind, about) in zip(axes[0], kinds.items()):
+        for name, measured in ((name, each) for name, each in values.items() if kind in each):
+            low, middle, high = np.quantile(measured[kind], (BAND[0], 0.5, BAND[1]), axis=0)
+            axis.plot(between, middle, COLOURS[name][1], marker=".", color=COLOURS[name][0], label=name)
+            axis.fill_between(between, low, high, color=COLOURS[name][0], alpha=0.2, linewidth=0)
+        axis.set(xlabel="slice number", ylabel=about)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
     headline(figure, title)
     save_figure(figure, path)
 

@@ -1,5 +1,6 @@
 """The run's own page, `report.md`, and the score table that the CLIs print."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ PERFECT = (
     "networks on subjects that they have not seen; patch_classifier: of patches of 16x16 pixels by the same "
     "networks. texture_kurtosis, edge_to_smooth, tissue_noise: |ln (samples / real)|."
 )
+OF_HEADS = (
+    "neighbour_ssim, ssim_2, ...: SSIM of slices so far apart; code_agreement: share of the codes that the next slice has too; "
+    "outline, ventricles: how areas bend along the head; sagittal, coronal: of cuts. Slices that are too alike are as far from "
+    "real ones as those that do not fit each other; the means say which it is."
+)
 PICTURES = (
     ("vqvae_train_status.png", "Training of the VQ-VAE"),
     ("original.png", "Original slices"),
@@ -63,6 +69,8 @@ PICTURES = (
     ("realism.png", "How far samples are from real slices"),
     ("closest_training_slices.png", "The samples nearest to training slices"),
     ("nearest_training_slices.png", "Samples picked at random, and their nearest training slices"),
+    ("drawn_heads.png", "Whole heads that were drawn, and real ones"),
+    ("heads_along_slices.png", "How alike slices of a head are to the next: bands hold the middle 80 % of heads"),
     ("architecture.png", "Architecture"),
 )
 
@@ -98,15 +106,9 @@ def of_samples(scores: dict[str, Any]) -> str:
     parts = []
     if "decoders" in scores:
         parts.append(_of_decoders(scores["decoders"]))
-    decoder = "sharp" if scores.get("decoder") == "sharp" else "reconstruction"
-    painted = f"{scores.get('samples')} samples, {decoder} decoder"
+    painted = f"{scores.get('samples')} samples, {_decoder(scores)} decoder"
     if "realism" in scores:
-        rows = [
-            f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / max(value['floor'], 1e-12):.1f} |"
-            for name, value in scores["realism"].items()
-        ]
-        head = f"| distance from real slices, {painted} | score | of other real subjects | ratio |\n|---|--:|--:|--:|"
-        parts += ["\n".join([head, *rows]), PERFECT]
+        parts += [_of_distances(f"distance from real slices, {painted}", scores["realism"]), PERFECT]
     if scores.get("texture", {}).get("real"):
         drawn, real = scores["texture"]["samples"], scores["texture"]["real"]
         rows = [
@@ -124,9 +126,77 @@ def of_samples(scores: dict[str, Any]) -> str:
             f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
             "than 99 % of held-out slices of their position are, in pixels and in codes."
         )
+    if "heads" in scores:
+        parts += _of_heads(scores["heads"])
     parts += [_of_groups(column, table) for column, table in scores.get("by_group", {}).items()]
     parts += [f"Note: {note}." for note in scores.get("notes", [])]
     return "\n\n".join(parts)
+
+
+def _decoder(scores: dict[str, Any]) -> str:
+    return "sharp" if scores.get("decoder") == "sharp" else "reconstruction"
+
+
+def _of_distances(about: str, values: dict[str, dict[str, float]]) -> str:
+    """Distances beside their floors as Markdown."""
+    rows = [
+        f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {_ratio(value):.1f} |"
+        for name, value in values.items()
+    ]
+    return "\n".join([f"| {about} | score | of other real subjects | ratio |\n|---|--:|--:|--:|", *rows])
+
+
+def _ratio(value: dict[str, float]) -> float:
+    return value["score"] / max(value["floor"], 1e-12)
+
+
+def _of_heads(heads: dict[str, Any]) -> list[str]:
+    """What scores of whole heads say, as Markdown: distances, plain means, drift and copies."""
+    painted, means, parts = f"{heads['count']} heads, {_decoder(heads)} decoder", heads["means"], []
+    if "distances" in heads:
+        parts.append(_of_distances(f"distance from {heads['real']} real heads, {painted}", heads["distances"]))
+    columns = [means[name] for name in ("drawn", "real", "reconstructed")]
+    rows = [f"| {name} | {' | '.join(_known(each, name) for each in columns)} |" for name in means["drawn"]]
+    head = f"| mean over whole heads | {painted} | real heads | real heads, from their codes |\n|---|--:|--:|--:|"
+    parts += ["\n".join([head, *rows]), OF_HEADS]
+    if "drift" in heads:
+        rows = [
+            f"| {_span(step['distances'])} | {_median(step['heads'])} | {_median(step['singles'])} | "
+            f"{'' if step['overall'] is None else format(100 * step['overall'], '+.0f')} |"
+            for step in heads["drift"]
+        ]
+        head = (
+            "| slices from the first that is drawn | median ratio of realism, slices of heads | slices drawn alone | "
+            "heads are worse by, % |\n|---|--:|--:|--:|"
+        )
+        parts += ["\n".join([head, *rows])]
+    return parts + ([_of_head_copies(heads)] if "copies" in heads else [])
+
+
+def _span(distances: list[int]) -> str:
+    return " to ".join(map(str, dict.fromkeys((distances[0], distances[-1]))))
+
+
+def _median(values: dict[str, dict[str, float]]) -> str:
+    return f"{statistics.median(map(_ratio, values.values())):.2f}" if values else ""
+
+
+def _of_head_copies(heads: dict[str, Any]) -> str:
+    """How many drawn heads are listed as copies, and which."""
+    copies, others = heads["copies"], len(heads["copies"]["held_out"])
+    nearest = [
+        f"head {index} is nearest to {person}, at {ratio:.2f} of the distance to the next one (as are {100 * share:.0f} % of its "
+        "slices)"
+        for index, (person, ratio, share) in enumerate(zip(copies["people"], copies["ratios"], copies["shares"]))
+    ]
+    listed = [said for said, ratio in zip(nearest, copies["ratios"]) if ratio < copies["threshold"]]
+    first = nearest[min(range(len(nearest)), key=copies["ratios"].__getitem__)]
+    limit = "1st percentile" if others >= 100 else "least"
+    return (
+        f"{len(listed)} of {heads['count']} heads are nearer to one training person than to any other by more than real held-out "
+        f"heads are: at less than {copies['threshold']:.2f} of the distance to the next, the {limit} of {others}. If none were a "
+        f"copy, {copies['by_chance']:.1f} would be on average, at most. {'; '.join(listed) or f'The first: {first}'}."
+    )
 
 
 def _of_decoders(decoders: dict[str, dict[str, float]]) -> str:

@@ -25,15 +25,15 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
   slices of their position, in pixels and in codes; thresholds: those distances, as lists number (of the slice; null for all
   where the data says nothing of it), pixels, codes; closest: the nearest pairs as sample, train (the file's name, null where
   the data does not hold it), mirrored, distance_pixels, distance_codes.
+- heads: of whole heads, where some were asked for; its keys are those of `scoring.drawn_heads`.
 - notes: what was left out, and why.
 """
 
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,15 @@ import torch
 from torch import Tensor
 
 from common.runtime import Progress
-from dataset import Dataset, Split, spread_over
-from inference.coding import decode, encode, encode_split
+from dataset import spread_over
+from inference.coding import decode, encode
 from inference.drawing import Request, Samples, draw_samples, spread_numbers
 from models.marginal import PositionalMarginal
 from reporting import figures, pictures
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
+from scoring.case import COMPARED, PART, Case
 from scoring.classifier import two_sample_auc
+from scoring.drawn_heads import score_heads
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
 from scoring.realism import FEWEST_SUBJECTS, intensity_distance, realism, sliced_wasserstein
@@ -55,81 +57,9 @@ from scoring.sets import SliceSet, Untaken
 from scoring.slices import codes_summary, reconstruction_summary, slice_scores
 from scoring.texture import texture_summary, texture_values
 from sources.conditions import Condition
-from utils import Run
 from vqvae import VQVAE
 
 WORST, CLOSEST, NEIGHBOURS = 8, 8, 12
-COMPARED = 2048  # held-out slices, spread over the split, that sets of slices are compared with, at most: they are held in memory
-PART = 256  # code maps decoded at a time
-
-
-@dataclass(frozen=True)
-class Effort:
-    """samples: slices drawn. halvings: of the real subjects, `realism.realism`. train_maps: training maps scored by the prior."""
-
-    samples: int
-    halvings: int
-    train_maps: int
-
-
-FULL, QUICK = Effort(500, 4, 1024), Effort(64, 1, 128)
-
-
-@dataclass
-class Case:
-    """A run, the split it is scored on, and how.
-
-    codes: code maps of the run's splits and of the mirrored training slices, as far as they are known (`codes.safetensors`).
-    pictures: folder for the pictures. sharp: the VQ-VAE with the run's second decoder, None where it has none.
-    decoder: "faithful" or "sharp", which of them paints the samples. notes: what was left out, filled on the way.
-    """
-
-    run: Run
-    data: Dataset
-    name: str
-    codes: dict[str, Tensor]
-    effort: Effort
-    seed: int
-    pictures: Path
-    sharp: VQVAE | None = None
-    decoder: str = "faithful"
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def split(self) -> Split:
-        return self.data.splits[self.name]
-
-    @property
-    def training_split(self) -> Split | None:
-        """The slices that the codes of "train" are of, where the data holds them."""
-        split = self.data.splits.get("train")
-        return split if split is not None and len(split) == len(self.codes.get("train", ())) else None
-
-    @property
-    def training_maps(self) -> list[Tensor]:
-        """Code maps of the training slices, and of the mirrored ones, as far as they are known."""
-        return [self.codes[name] for name in ("train", "train_mirrored") if name in self.codes]
-
-    @property
-    def split_codes(self) -> Tensor:
-        """Code maps of the split's slices: those that are known, or encoded now."""
-        known = self.codes.get(self.name)
-        if known is not None and len(known) == len(self.split):
-            return known
-        return encode_split(self.run.vqvae, self.split, self.run.frame, f"encode {self.name}")
-
-    def leave_out(self, note: str) -> None:
-        """Note once what is left out, and why."""
-        if note not in self.notes:
-            self.notes.append(note)
-
-    @property
-    def num_codes(self) -> int:
-        return self.run.vqvae.quantizer.num_codes
-
-    @property
-    def trained_on(self) -> str:
-        return self.run.config["data"]["title"]
 
 
 def evaluate_split(case: Case) -> dict[str, Any]:
@@ -145,6 +75,7 @@ def evaluate_split(case: Case) -> dict[str, Any]:
         samples = draw(case)
         scores |= {"samples": len(samples), "seed": case.seed, "decoder": case.decoder}
         scores |= score_realism(case, samples) | score_copies(case, samples, codes)
+        scores |= score_heads(case, codes, samples) if case.effort.heads else {}
     if case.split.numbers is not None:
         scores["by_slice"] = by_slice(case, values)
     if case.split.conditions:
@@ -334,8 +265,7 @@ def draw(case: Case) -> Samples:
     """Slices of all positions in turn."""
     there, count = case.run.slice_numbers, case.effort.samples
     numbers = None if there is None else spread_numbers(count, there)
-    run = case.run._replace(vqvae=case.sharp) if case.decoder == "sharp" else case.run
-    return draw_samples(run, Request(count, numbers, seed=case.seed), "samples")
+    return draw_samples(case.painter, Request(count, numbers, seed=case.seed), "samples")
 
 
 def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
@@ -382,9 +312,10 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
         )
         return {}
     compared = spread_over(len(codes), COMPARED)
-    drawn = _slices(case, samples.codes, samples.numbers)
-    held_out = _slices(case, codes[compared], None if case.split.numbers is None else case.split.numbers[compared])
-    train = (_slices(case, part) for maps in known for part in maps.split(PART))
+    numbers = None if case.split.numbers is None else case.split.numbers[compared]
+    drawn = Slices(case.faithful(samples.codes), samples.codes, samples.numbers)
+    held_out = Slices(case.faithful(codes[compared]), codes[compared], numbers)
+    train = (Slices(case.faithful(part), part) for maps in known for part in maps.split(PART))
     with Progress(sum(map(len, known)), "copies", "slice") as progress:
         audit = audit_copies(drawn, held_out, train, progress.update)
     closest = audit.closest(CLOSEST)
@@ -416,14 +347,6 @@ def _thresholds(audit: Audit, numbers: np.ndarray | None) -> dict[str, list[floa
     """Distances below which a sample counts as near, by slice number; None for the number where they are of all slices."""
     known, first = (np.array([None]), [0]) if numbers is None else np.unique(numbers, return_index=True)
     return {"number": known.tolist()} | {space: each[first].tolist() for space, each in audit.threshold.items()}
-
-
-def _slices(case: Case, codes: Tensor, numbers: np.ndarray | None = None) -> Slices:
-    """Faithfully decoded slices within the frame, in float16 to save memory, and their codes."""
-    parts = [
-        case.run.frame.crop(decode(case.run.vqvae, part, case.run.frame)[:, 0]).half() for part in codes.split(PART)
-    ]
-    return Slices(torch.cat(parts), codes, numbers)
 
 
 def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, Any]:

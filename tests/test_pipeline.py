@@ -24,7 +24,7 @@ import generate
 import train
 from common.cli import run_main
 from common.errors import UserError
-from scoring.evaluation import Effort
+from scoring.case import Effort
 from training import loop, pipeline
 from training.loop import read_metrics
 from utils import held, load_run

@@ -13,7 +13,7 @@ from small_runs import with_small_networks
 import evaluate
 import generate
 import train
-from scoring.evaluation import Effort
+from scoring.case import Effort
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}

@@ -26,7 +26,7 @@ from common.cli import run_main
 from common.errors import UserError
 from common.files import hash_of, hash_of_file, save_model
 from dataset import Frame, find_frame
-from scoring.evaluation import Effort
+from scoring.case import Effort
 from sources import DataOptions, load
 from training import loop, pipeline
 from training.plan import plan

@@ -14,7 +14,8 @@ import evaluate
 import generate
 import train
 from common.errors import UserError
-from scoring.evaluation import Effort, groups
+from scoring.case import Effort
+from scoring.evaluation import groups
 from sources import DataOptions, load
 from sources.conditions import Condition, join, parse_where, read_conditions
 from sources.decoding import common_size

@@ -27,7 +27,8 @@ from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
 from scoring.bits import marginal_bits, mean_bits, with_one_below
 from scoring.calibration import fit_temperature
-from scoring.evaluation import QUICK, Case, evaluate_split
+from scoring.case import QUICK, Case
+from scoring.evaluation import evaluate_split
 from scoring.metrics import radial_power
 from scoring.slices import score_split
 from sources.conditions import Condition
