@@ -73,6 +73,10 @@ PICTURES = (
     ("heads_along_slices.png", "How alike slices of a head are to the next: bands hold the middle 80 % of heads"),
     ("architecture.png", "Architecture"),
 )
+WITH_HEADS = (
+    "drawn_heads.png",
+    "heads_along_slices.png",
+)  # shown beside scores of heads alone: earlier ones may lie there still
 
 
 def table(scores: dict[str, dict[str, Any]]) -> str:
@@ -244,8 +248,11 @@ def write(
         about = f"Scored: {other['title']}. {_splits(other)}.\n\nTrained on: {data['title']}. {_splits(data)}."
     settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    heads = any("heads" in values for values in scores.values())
     pictures = "\n\n".join(
-        f"## {title}\n\n![{title}](images/{name})" for name, title in PICTURES if (folder / "images" / name).exists()
+        f"## {title}\n\n![{title}](images/{name})"
+        for name, title in PICTURES
+        if (folder / "images" / name).exists() and (heads or name not in WITH_HEADS)
     )
     samples = "".join(f"### Samples beside the {name} split\n\n{text}\n\n" for name, text in told.items() if text)
     notes = "".join(f"\nNote: {note}.\n" for note in (other or data)["notes"])

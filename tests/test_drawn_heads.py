@@ -84,6 +84,12 @@ def case(tmp_path, monkeypatch) -> Case:
     return Case(run, Dataset("nobody", splits, SLICES), "validate", codes, Effort(8, 1, 8, 8), 0, tmp_path / "images")
 
 
+@pytest.fixture
+def no_drift(monkeypatch) -> None:
+    """It takes most of the time."""
+    monkeypatch.setattr(drawn_heads, "score_drift", lambda *_: {})
+
+
 def scored(case: Case, maps: Tensor, samples: Samples = SINGLES) -> dict:
     """What is said of these heads."""
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +121,7 @@ def test_real_heads_are_as_far_from_others_as_these_are_from_each_other_and_no_s
     assert all("ssim_31" in note or note.startswith("drift of heads: 0 from the first") for note in case.notes)
 
 
-def test_slices_of_two_people_in_turn_are_far_from_a_head_and_the_means_say_why(case):
+def test_slices_of_two_people_in_turn_are_far_from_a_head_and_the_means_say_why(case, no_drift):
     maps = maps_of(range(20, 28))
     odd = (torch.arange(SLICES) % 2 == 1)[:, None, None]
     turns = scored(case, torch.where(odd, maps.roll(1, 0), maps))
@@ -127,7 +133,7 @@ def test_slices_of_two_people_in_turn_are_far_from_a_head_and_the_means_say_why(
         assert means[lower] == min(means.values()) < max(means.values()) - 0.05
 
 
-def test_a_copied_training_head_is_listed_and_an_unrelated_one_is_not(case):
+def test_a_copied_training_head_is_listed_and_an_unrelated_one_is_not(case, no_drift):
     copies, others = maps_of(range(3)), maps_of(range(60, 63))
     copies[1] = copies[1].flip(1)  # the mirrored training set holds it
     found = scored(case, torch.cat([others[:1], copies, others[1:]]))
@@ -156,7 +162,7 @@ def test_training_slices_pass_by_in_parts(case, monkeypatch):
     assert whose == 2 * case.data.splits["train"].subjects
 
 
-def test_the_decoder_asked_for_paints_heads_and_copies_are_sought_with_the_other(case):
+def test_the_decoder_asked_for_paints_heads_and_copies_are_sought_with_the_other(case, no_drift):
     case.sharp, case.decoder = GreyLevels(0.5), "sharp"
     found = scored(case, maps_of(range(4)))
     assert found["decoder"] == "sharp" and found["copies"]["listed"] == 4, "as the codec itself paints them"
@@ -168,7 +174,7 @@ def test_the_decoder_asked_for_paints_heads_and_copies_are_sought_with_the_other
     assert "code_agreement" not in found["means"]["reconstructed"], "its codes are the real ones"
 
 
-def test_cuts_are_called_what_they_are(case):
+def test_cuts_are_called_what_they_are(case, no_drift):
     case.run.config["data"]["geometry"] |= {"axis": "coronal", "shape": [40, 24, 32]}
     names = scored(case, maps_of(range(20, 24)))["distances"]
     assert {name.split("_swd")[0] for name in names if "swd" in name} == {"sagittal", "axial"}
@@ -344,6 +350,8 @@ def test_heads_are_drawn_where_they_are_asked_for_and_one_seed_draws_the_same(he
     assert "| distance from 5 real heads, 4 heads, reconstruction decoder |" in capsys.readouterr().out
     text = Path("run/report.md").read_text()
     assert "images/drawn_heads.png" in text and "images/heads_along_slices.png" in text and "| neighbour_ssim |" in text
+    evaluate.main(["--run", "run", "--quick"])
+    assert Path("run/images/drawn_heads.png").exists() and "drawn_heads.png" not in Path("run/report.md").read_text()
 
 
 def test_a_split_without_whole_heads_is_scored_without_them(here):

@@ -70,6 +70,8 @@ PICTURES = {
     "bits_by_position.png",
     "closest_training_slices.png",
     "nearest_training_slices.png",
+    "drawn_heads.png",
+    "heads_along_slices.png",
 }
 
 
@@ -142,7 +144,8 @@ def test_run_folder_is_complete(trained):
 @pytest.mark.parametrize("split", ["validate", "test"])
 def test_evaluate_reprints_the_runs_scores(trained, split, capsys):
     run, data, _ = trained
-    evaluate.main(["--run", str(run), "--data", str(data), "--split", split, "--quick", "--out", "again.json"])
+    flags = ["--quick", "--volumes", str(pipeline.HEADS), "--out", "again.json"]
+    evaluate.main(["--run", str(run), "--data", str(data), "--split", split, *flags])
     again, before = (json.loads(path.read_text()) for path in (Path("again.json"), run / "scores.json"))
     assert before[split].items() <= again[split].items() if split == "validate" else before[split] == again[split]
     assert f"Average SSIM on {split} dataset: {again[split]['ssim']:.4f}" in capsys.readouterr().out

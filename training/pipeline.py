@@ -5,6 +5,7 @@ A new stage is a function here, with its name in `PIPELINE`; one that trains has
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from common import ranks
 from common.cli import require
+from common.errors import UserError
 from common.files import hash_of, load_model, save_model, save_tensors, vqvae_named_by, write_json
 from common.runtime import seed_everything
 from dataset import NEIGHBOUR, Split, spread_over
 from inference.coding import decode, encode_splits
 from inference.drawing import Request, draw_samples
+from inference.heads import check_heads
 from models.adapting import for_maps_of, told_of, with_context
 from models.neighbours import SIDES, neighbours, told_below
 from models.sharp_decoder import SharpDecoder
@@ -27,7 +30,7 @@ from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
 from scoring.bits import marginal_bits, mean_bits, with_one_below
 from scoring.calibration import fit_temperature
-from scoring.case import QUICK, Case
+from scoring.case import QUICK, Case, Effort
 from scoring.evaluation import evaluate_split
 from scoring.metrics import radial_power
 from scoring.slices import score_split
@@ -38,11 +41,12 @@ from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
 from training.standing import check_needs, check_up_to_date, is_finished, mark_finished
 from training.vqvae_stage import VQVAEStage
-from utils import CODES, decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
+from utils import CODES, Run, decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
 SHOWN = 32  # slices in a picture
+HEADS = 4  # whole heads drawn and scored at the end of a training
 TOLD = 1  # neighbouring maps that a prior is told, where slices have neighbours
 CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
 
@@ -245,7 +249,7 @@ def score_and_report(job: Job) -> None:
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
     first, *others = held_out
     sharp = with_sharp_decoder(run.vqvae, job.folder) if decoder == "sharp" else None
-    case = Case(run, job.data, first, codes, QUICK, job.settings.seed, job.pictures, sharp, decoder)
+    case = Case(run, job.data, first, codes, effort_for(run), job.settings.seed, job.pictures, sharp, decoder)
     scores = {first: evaluate_split(case)}
     for name in others:
         split = job.data.splits[name]
@@ -257,6 +261,15 @@ def score_and_report(job: Job) -> None:
     minutes = (time.monotonic() - job.started) / 60
     print(f"{minutes:.1f} minutes; pictures: {job.pictures}/, report: {job.folder / 'report.md'}")
     print(f"Average SSIM on {first} dataset: {scores[first]['ssim']:.4f}", flush=True)
+
+
+def effort_for(run: Run) -> Effort:
+    """How much is scored: whole heads too, where the run can draw them."""
+    try:
+        check_heads(run)
+    except UserError:
+        return QUICK
+    return replace(QUICK, heads=HEADS)
 
 
 def weights_to_start_from(job: Job, name: str, model_class: type[Model]) -> Model | None:
