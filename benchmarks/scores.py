@@ -8,13 +8,14 @@ Slices of a third of the held-out subjects stand in for perfect samples, held ag
 then they are spoilt in several ways. Copies are training slices, as the codec sees them, put among held-out ones. The
 power of the classifier is the least known difference that it finds: held-out slices with a little noise, blur or gamma are told
 from those of other subjects, as samples are, and from themselves, as reconstructions are. Heads are stacks of the same slices,
-in thirds likewise, and spoilt in ways that leave nearly every slice as it is. Every part writes its figures to
+in thirds likewise, and spoilt in ways that leave nearly every slice as it is; copied heads are training heads, some with codes of
+others, beside held-out ones. Every part writes its figures to
 results.json in --out as soon as it has them.
 """
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,19 @@ from dataset import spread_over  # noqa: E402
 from inference.coding import decode, encode  # noqa: E402
 from scoring.classifier import Auc, two_sample_auc  # noqa: E402
 from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, steps  # noqa: E402
-from scoring.memorisation import Slices, audit_copies  # noqa: E402
+from scoring.memorisation import Slices, audit_copies, copied_heads  # noqa: E402
 from scoring.metrics import FOREGROUND  # noqa: E402
 from scoring.realism import find_mirror, realism  # noqa: E402
 from scoring.sets import SliceSet, halves  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
 from utils import load_run, read_codes  # noqa: E402
 
-PARTS = ("separation", "copies", "power", "heads", "report")
+PARTS = ("separation", "copies", "power", "heads", "copied_heads", "report")
 PATCH = 16  # pixels a side of the patches that are shuffled
 THIRDS = 3  # parts of the held-out subjects that stand in for samples in turn
 COPIED = 0.05  # share of the samples that are copies
+MIXED = (0.25, 0.5)  # shares of the codes of copied heads that are another person's
+COPIED_HEADS = 10  # training heads, of each kind of copy
 FOUND = 0.75  # AUC from which a difference counts as found
 
 
@@ -302,6 +305,56 @@ def copies(settings: Settings, results: Results) -> None:
     print(json.dumps(found), flush=True)
 
 
+def head_copies(settings: Settings, results: Results) -> None:
+    """Which heads the search for copies lists: training heads as they are, mirrored, and with a share of their codes taken from
+    other training heads; and those of one half of the held-out subjects, with the other half as what cannot be copies."""
+    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
+    codes, splits, rng = read_codes(Path(settings.run)), data.splits, np.random.default_rng(settings.seed)
+    held_out = heads_of(splits["validate"], run.frame, codes["validate"])
+    first = np.isin(held_out.groups, sorted(set(held_out.groups))[::2])
+    own, mirrored = (
+        heads_of(splits["train"], run.frame, codes[name], most=COPIED_HEADS).codes
+        for name in ("train", "train_mirrored")
+    )
+    kinds = {"held-out heads": held_out.codes[torch.from_numpy(first)], "training heads": own, "mirrored": mirrored}
+    for share in MIXED:
+        other = torch.from_numpy(rng.random(own.shape) < share)
+        kinds[f"{100 * share:.0f} % of their codes another's"] = torch.where(other, own.roll(1, 0), own)
+
+    def painted(maps: Tensor) -> Tensor:
+        return torch.cat([run.frame.crop(decode(run.vqvae, part, run.frame)[:, 0]).half() for part in maps.split(256)])
+
+    def train() -> Iterator[tuple[Tensor, list[str]]]:
+        for name in ("train", "train_mirrored"):
+            for start in range(0, len(codes[name]), 256):
+                yield painted(codes[name][start : start + 256]), splits["train"].subjects[start : start + 256]
+
+    drawn = torch.cat(list(kinds.values()))
+    sets = [painted(maps.flatten(0, 1)).unflatten(0, maps.shape[:2]) for maps in (drawn, held_out.codes[~first])]
+    with Progress(2 * len(codes["train"]), "copied heads", "slice") as progress:
+        found = copied_heads(*sets, train(), progress.update)
+    ends = np.cumsum([len(maps) for maps in kinds.values()])
+    for name, *some in zip(kinds, *(np.split(each, ends[:-1]) for each in (found.ratios, found.shares, found.listed))):
+        ratios, shares, listed = (each.astype(float).tolist() for each in some)
+        results.add("copied_heads", name, {"ratios": ratios, "shares": shares, "listed": listed})
+    results.set("copied_heads_threshold", found.threshold)
+
+
+def copied_heads_table(values: dict[str, dict[str, list[float]]]) -> str:
+    """What is listed, a row a kind of heads, as Markdown."""
+
+    def span(values: list[float], form: str) -> str:
+        return f"{min(values):{form}} to {max(values):{form}}"
+
+    rows = [
+        f"| {name} | {sum(each['listed']):.0f} of {len(each['listed'])} | {span(each['ratios'], '.3f')} | "
+        f"{span(each['shares'], '.2f')} |"
+        for name, each in values.items()
+    ]
+    head = "| heads | listed | distance, nearest person / second nearest | share of slices nearest to that person |"
+    return "\n".join([head, "|---|--:|--:|--:|", *rows])
+
+
 # --------------------------------------------------------------------------- the power of the classifier
 
 
@@ -372,6 +425,8 @@ def write_report(settings: Settings, results: Results) -> None:
         text.append(
             f"{c['copies_listed']} of {c['copies']} copies and {c['others_listed']} of {c['others']} other slices are listed."
         )
+    if "copied_heads" in values:
+        text.append(copied_heads_table(values["copied_heads"]))
     if "power" in values:
         text.append(power_table(values["power"]))
     (Path(settings.out) / "report.md").write_text("\n\n".join(text) + "\n")
@@ -397,7 +452,14 @@ def means_table(table: dict[str, dict[str, float]]) -> str:
     return "\n".join([f"| mean | {' | '.join(names)} |", "|---" + "|--:" * len(names) + "|", *rows])
 
 
-PART_FUNCTIONS = {"separation": separation, "copies": copies, "power": power, "heads": heads, "report": write_report}
+PART_FUNCTIONS = {
+    "separation": separation,
+    "copies": copies,
+    "power": power,
+    "heads": heads,
+    "copied_heads": head_copies,
+    "report": write_report,
+}
 
 if __name__ == "__main__":
     run_main(main)

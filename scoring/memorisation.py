@@ -159,9 +159,10 @@ def copied_heads(
 ) -> HeadCopies:
     """Find drawn heads that are nearer to one training person than to any other, by more than held-out heads are.
 
-    The ratio of both distances says it, because the share of slices that are nearest to one person does not: of 35 real heads one
-    had all its slices nearest to one and the same stranger, at a ratio of 0.91 and more; a copy with a quarter of its codes
-    replaced has 0.5. A head that is too smooth is near to everybody, which the ratio does not take for a copy either.
+    The ratio of both distances says it, because the share of slices that are nearest to one person does not: of 35 held-out heads
+    one had all its slices nearest to one and the same stranger, whom it was not near. Ratios are 0.92 and more for held-out
+    heads, 0.001 for copies, and 0.5 to 0.8 for copies with a quarter of their codes replaced (`benchmarks/scores.py`). A head
+    that is too smooth is near to everybody, which the ratio does not take for a copy either.
 
     The threshold is the 1st percentile of the held-out heads' ratios, rounded down to one of them: with fewer than 100 it is the
     least. Heads that are no copies pass it too, `HeadCopies.by_chance`: one that is listed is to be looked at. As in

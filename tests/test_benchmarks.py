@@ -212,13 +212,16 @@ def test_every_part_of_the_scores_benchmark(tmp_path, monkeypatch, load):
     train.main([*flags, "--epoch", "1", "--batch", "4", "--k", "16", "--stage", "vqvae", "--out", run])
     train.main([*flags, "--stage", "encode", "--out", run])
     bench.main([*flags, "--run", run, "--samples", "12", "--halvings", "1", "--out", str(out)])
-    bench.main([*flags, "--run", run, "--part", "heads,report", "--halvings", "1", "--out", str(out)])
+    bench.main([*flags, "--run", run, "--part", "heads,copied_heads,report", "--halvings", "1", "--out", str(out)])
     results = json.loads((out / "results.json").read_text())
     real, noisy = (results["separation"][name]["histogram"] for name in ("held-out slices", "noise of 0.1"))
     assert noisy[0] > 10 * real[0] and noisy[1] == real[1]
     whole, mixed = (results["heads"][name]["outline"] for name in kept)
     assert mixed[0] > 3 * whole[0] and mixed[1] == whole[1]
     assert results["head_means"][kept[0]]["neighbour_ssim"] > results["head_means"][kept[1]]["neighbour_ssim"]
+    copied = results["copied_heads"]
+    assert [len(copied[name]["listed"]) for name in ("held-out heads", "training heads", "mirrored")] == [3, 4, 4]
+    assert all(copied[name]["listed"] == [1] * 4 for name in ("training heads", "mirrored"))
     assert results["copies"]["copies"] + results["copies"]["others"] == 12
     assert "others" in results["copies"] and "times its floor" in (out / "report.md").read_text()
 
