@@ -74,7 +74,7 @@ class Settings:
     )
     volumes: int = flag(
         0,
-        "Whole heads to draw and score beside those of the split, such as 16: whether their slices follow one another as real "
+        "Whole heads to draw and score beside those of the split, 8 or more: whether their slices follow one another as real "
         "ones do, whether they get worse along the way, whether they are copies.",
     )
     quick: bool = flag(False, "Fewer samples and comparisons: the scores of samples are rough.")

@@ -43,6 +43,7 @@ from scoring.sets import SliceSet, Untaken
 
 FEWEST_REAL = 8  # real heads that are held in memory, however many slices they have
 FEWEST_DRIFTING = 4  # drawn heads whose drift says anything
+FEW = 8  # heads, below which the chance of who is in a set is not what floors are scaled for
 SHOWN = 4  # drawn heads in the picture, and real ones
 ALONG = {"neighbour_ssim": "SSIM with the next slice", "code_agreement": "share of codes that the next slice has too"}
 
@@ -115,6 +116,8 @@ def score_distances(case: Case, drawn: HeadSet, real: HeadSet) -> dict[str, Any]
     """How far drawn heads are from real ones, `heads.head_scores`, beside what real ones are apart."""
     spacing, (_, across_columns, across_rows), _ = space_of(case)
     distance = spacing[0] / np.mean(spacing[1:])
+    if len(drawn) < FEW:
+        case.leave_out(f"of fewer than {FEW} heads, as here, perfect ones have less than 1 time the floor on average")
     planes, halvings = {across_rows: 1, across_columns: 2}, case.effort.halvings
     with Progress(steps(drawn, real, halvings), "comparing heads", "step") as progress:
         how = dict(slice_distance=distance, progress=progress.update, notes=case.notes, planes=planes)

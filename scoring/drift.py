@@ -77,7 +77,8 @@ def drift(
         progress: called after each comparison with how many of `2 * halvings` it stands for, for each band, and as many again
             with singles.
     """
-    steps = []
+    steps: list[Step] = []
+    missing: dict[str, list[str]] = {}  # where, by what is missing
     for band in bands:
         numbers = real.numbers[np.isin(np.abs(real.numbers - first), list(band))]
         if not len(numbers):
@@ -91,8 +92,10 @@ def drift(
             except Untaken as reason:
                 said.append(f"slices drawn alone are not scored: {reason}")
         steps.append(Step(tuple(band), realism(slices, others, seed, halvings, progress, notes=said), alone))
-        if notes is not None:
-            notes += [f"{steps[-1].title} from the first, {note}" for note in dict.fromkeys(said)]
+        for reason in dict.fromkeys(said):
+            missing.setdefault(reason, []).append(steps[-1].title)
+    if notes is not None:
+        notes += [f"{', '.join(where)} from the first, {reason}" for reason, where in missing.items()]
     return steps
 
 

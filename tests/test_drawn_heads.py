@@ -240,6 +240,7 @@ def test_what_few_heads_or_subjects_do_not_allow_is_left_out_and_the_rest_is_not
     assert "drift" not in found and "neighbour_ssim" in found["distances"] and found["copies"]["listed"] == 1
     assert "drift of heads is not scored: 1 heads, and it needs at least 4" in case.notes
     assert any(note.startswith("sagittal_classifier of heads is not scored") for note in case.notes)
+    assert any(note.startswith("of fewer than 8 heads, as here, perfect ones have less") for note in case.notes)
     three = slice(3 * SLICES)
     case.data.splits["validate"] = people(range(1000, 1003))[0]
     case.codes["validate"] = case.codes["validate"][three]
