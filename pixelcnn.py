@@ -98,6 +98,8 @@ class GatedPixelCNN(nn.Module):
             training has ended, since a prior that has learned few subjects is too sure of itself.
         context: code maps on the same grid that the prior may be told (`models.context`), such as that of the slice below.
         told_temperature: in place of `temperature` where a code of the context is known; None: the same.
+        context_features: channels of the features on the same grid that the prior is always told, such as those of a coarser
+            level of codes (`models.detail.TwoLevelVQVAE.context`).
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class GatedPixelCNN(nn.Module):
         temperature: float = 1.0,
         context: int = 0,
         told_temperature: float | None = None,
+        context_features: int = 0,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -132,6 +135,8 @@ class GatedPixelCNN(nn.Module):
         if context:  # not named otherwise: the header of weights without context is that of versions which had none
             self.arguments["context"] = context
             self.told_temperature = temperature if told_temperature is None else told_temperature
+        if context_features:
+            self.arguments["context_features"] = context_features
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
@@ -144,7 +149,8 @@ class GatedPixelCNN(nn.Module):
         self.location = ConditionEncoder(place, channels, channels) if location else None
         table = None if marginal is None else torch.full((num_codes, *marginal), -math.log(num_codes))
         self.register_buffer("log_marginal", table)
-        self.context = ContextEncoder(context, num_codes, channels) if context else None
+        told = context or context_features
+        self.context = ContextEncoder(context, num_codes, channels, context_features) if told else None
 
     def forward(
         self,
@@ -154,6 +160,7 @@ class GatedPixelCNN(nn.Module):
         log_marginal: Tensor | None = None,
         chance: Tensor | None = None,
         context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
@@ -166,6 +173,7 @@ class GatedPixelCNN(nn.Module):
                 eval mode.
             context: `[B, M, h, w]` int64, or `[B, h, w]` of a single map: codes on the same grid, -1 where unknown. None: nothing
                 is told.
+            features: `[B, context_features, h, w]`, of a prior that is told such.
 
         Returns:
             `[B, K, h, w]` logits, calibrated.
@@ -175,7 +183,7 @@ class GatedPixelCNN(nn.Module):
         """
         gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
-        location, to_head = self._told_maps(context, tuple(codes.shape))
+        location, to_head = self._told_maps(context, features, tuple(codes.shape))
         for layer, condition, kept in zip(self.layers, gate_biases, self._kept(len(codes), chance)):
             v, h = layer(v, h, condition, kept)
             if layer.first:
@@ -255,8 +263,9 @@ class GatedPixelCNN(nn.Module):
         return other
 
     def with_context(self, maps: int) -> "GatedPixelCNN":
-        """The same prior told so many code maps; unless it was told as many before, they say nothing yet."""
-        if maps == self.context_maps:
+        """The same prior told so many code maps; unless it was told as many before, they say nothing yet. One that is told
+        features stays as it is: its context says other things too."""
+        if maps == self.context_maps or "context_features" in self.arguments:
             return self
         without = {name: value for name, value in self.arguments.items() if name not in ("context", "told_temperature")}
         other = GatedPixelCNN(**without, context=maps)
@@ -277,7 +286,7 @@ class GatedPixelCNN(nn.Module):
         dims, channels, head = codes.shape[1], self.embedding.embedding_dim, self.head[-1].weight
         mix = torch.randn(dims, channels) / dims**0.5
         self.embedding.weight.copy_(codes if dims == channels else codes @ mix.to(codes))
-        if self.context is not None:
+        if self.context_maps:
             self.context.embedding.weight.copy_(self.embedding.weight)
         rows = codes @ torch.randn(dims, head.shape[1]).to(codes)
         head.copy_((rows * (head.std() / rows.std().clamp(min=1e-12)))[:, :, None, None])
@@ -300,8 +309,8 @@ class GatedPixelCNN(nn.Module):
             batch, height, width: of the maps to draw.
             temperature, top_k, top_p: how each code is drawn, `Draw`.
             generator: on the CPU; the same seed gives the same maps. Several: one of each map, alone or in any batch.
-            position, known: what is known of the maps, `Known`: also `conditions`, `context`, and `codes` with `keep` to complete
-                partly known maps.
+            position, known: what is known of the maps, `Known`: also `conditions`, `context`, `features`, and `codes` with `keep`
+                to complete partly known maps.
 
         Raises:
             ValueError: for a number that makes no sense.
@@ -343,7 +352,7 @@ class GatedPixelCNN(nn.Module):
         try:
             with torch.inference_mode():
                 gate_biases = self._gate_biases(size[0], known.position, known.conditions)
-                maps = *self._told_maps(known.context, size), self._marginal_map(*size[1:])
+                maps = *self._told_maps(known.context, known.features, size), self._marginal_map(*size[1:])
                 temperature = self._temperature_of(known.context)
                 if torch.is_tensor(temperature) and (temperature == temperature[0]).all():
                     temperature = temperature[0].item()
@@ -384,15 +393,17 @@ class GatedPixelCNN(nn.Module):
         values = {name: given.get(name, nothing).to(weight) for name in known}
         return list(self.conditions(values).chunk(len(self.layers), dim=1))
 
-    def _told_maps(self, context: Tensor | None, size: tuple[int, int, int]) -> tuple[Tensor, Tensor | None]:
+    def _told_maps(
+        self, context: Tensor | None, features: Tensor | None, size: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor | None]:
         """What location and context add to the features of the first layer and to the head's input, `[B or 1, C, h, w]` each;
         None: nothing."""
         location = self._location_map(*size[1:])
         if self.context is None:
-            if context is not None:
+            if context is not None or features is not None:
                 raise ValueError("this prior was made without context; it cannot be told other maps")
             return location, None
-        to_features, to_head = self.context(self.context.told(context, size))
+        to_features, to_head = self.context(*self.context.told(context, features, size))
         return location + to_features, to_head
 
     def _temperature_of(self, context: Tensor | None) -> float | Tensor:
