@@ -34,7 +34,7 @@ class Settings:
     epoch: int = flag(50, "Epochs of VQ-VAE training.")
     batch: int = flag(32, "Batch size of VQ-VAE training.")
     lr: float = flag(0.002, "Learning rate of VQ-VAE training.")
-    epoch_detail: int = flag(10, "Epochs of training the second level of codes.")
+    epoch_detail: int = flag(6, "Epochs of training the second level of codes.")
     batch_detail: int = flag(8, "Batch size of training the second level.")
     lr_detail: float = flag(0.002, "Learning rate of training the second level.")
     detail_k: int | None = flag(None, "Number of codes of the second level; as --k where it is not given.")
@@ -49,10 +49,10 @@ class Settings:
     no_context: bool = flag(
         False, "Do not tell the prior the code map of a neighbouring slice: it then draws single slices alone."
     )
-    epoch_detail_prior: int = flag(10, "Epochs of training the PixelCNN of the second level.")
+    epoch_detail_prior: int = flag(4, "Epochs of training the PixelCNN of the second level.")
     batch_detail_prior: int = flag(8, "Batch size of training the PixelCNN of the second level.")
     lr_detail_prior: float = flag(0.002, "Learning rate of training the PixelCNN of the second level.")
-    epoch_sharpen: int = flag(10, "Epochs of training the sharp decoder.")
+    epoch_sharpen: int = flag(5, "Epochs of training the sharp decoder.")
     batch_sharpen: int = flag(8, "Batch size of training the sharp decoder.")
     lr_sharpen: float = flag(0.002, "Learning rate of training the sharp decoder.")
     no_sharpen: bool = flag(False, "Leave out the sharp decoder: samples are then as smooth as reconstructions.")
