@@ -118,6 +118,7 @@ def side_by_side(shown: HeldOut, samples: Samples, folder: Path) -> None:
 def architecture(run: Run, folder: Path) -> None:
     """The diagram of both stages, with the shapes of this run."""
     vqvae, prior = first_of(run.vqvae).arguments, run.prior.arguments
+    detail = run.vqvae.detail.arguments if run.detail_prior is not None else None
     diagram.architecture(
         folder / "architecture.png",
         vqvae["downsample"],
@@ -126,6 +127,7 @@ def architecture(run: Run, folder: Path) -> None:
         (run.frame.height, run.frame.width),
         prior["channels"],
         prior["layers"],
+        detail and (detail["num_codes"], detail["code_dim"], run.detail_prior.arguments["layers"]),
     )
 
 

@@ -242,7 +242,7 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("train", ["--lr_detail", "2"], nothing, "--lr_detail is 2.0; expected a number between 0 and 1"),
     ("train", ["--detail_k", "1"], nothing, "--detail_k is 1; expected 2 to 65536"),
     ("train", ["--detail_d", "0"], nothing, "--detail_d is 0; expected 1 to 4096"),
-    ("train", ["--data", "data", "--k", "8", "--detail_k", "4000"], nothing, "--detail_k is 4000, but the training slices have only"),
+    ("train", ["--data", "data", "--k", "8", "--detail_k", "4000"], nothing, "--detail_k is 4000, but the training slices have"),
     ("train", ["--no_detail", "--stage", "detail"], nothing, "--no_detail leaves out what --stage detail trains"),
     ("train", ["--no_detail", "--stage", "detail_prior"], nothing, "--no_detail leaves out what --stage detail_prior trains"),
     ("train", ["--stage", "detail_prior", "--out", "runs/run"], nothing, "runs/run has no second level of codes; train it with"),

@@ -473,7 +473,7 @@ def test_a_run_in_use_is_left_alone(trained):
         train.main(["--resume", "--out", str(run)])
 
 
-def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, training_alone):
+def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, capsys, training_alone):
     run, data, _ = trained
     draw_slices(tmp_path / "other", "train", range(20, 24), size=(48, 56))
     monkeypatch.setattr("training.loop._Fit._rate", lambda self, step: 1e-6)  # hardly moves
@@ -488,6 +488,12 @@ def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypa
     assert after.keys() == before.keys()
     with pytest.raises(UserError, match="its --k is 16, this run's 32; make them equal"):
         train.main(["--k", "32", "--init", str(run), "--data", str(data)])
+    with pytest.raises(UserError, match="its --detail_k is 16, this run's 8; make them equal"):
+        train.main([*SMALL, "--detail_k", "8", "--init", str(run), "--data", str(data)])
+    train.main([*SMALL, "--no_detail", "--init", str(run), "--data", str(data), "--out", "one"])
+    assert "it has another number of levels of codes; the sharp decoder starts from nothing" in capsys.readouterr().out
+    train.main([*SMALL, "--init", "one", "--data", str(data), "--out", "both"])
+    assert load_run("both", decoder="sharp").detail_prior is not None
 
 
 def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypatch, capsys):

@@ -40,7 +40,15 @@ from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
 from training.standing import check_needs, check_up_to_date, is_finished, mark_finished
 from training.vqvae_stage import VQVAEStage
-from utils import decoder_to_use, load_run, read_config, run_folder, save_codes, with_sharp_decoder
+from utils import (
+    DETAIL_WEIGHTS,
+    decoder_to_use,
+    load_run,
+    read_config,
+    run_folder,
+    save_codes,
+    with_sharp_decoder,
+)
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -262,13 +270,22 @@ def train_sharp_decoder(job: Job) -> None:
     """Train the second decoder; leaves `sharp.safetensors`, its curves and a picture of what it restores."""
     s, data, vqvae = job.settings, job.coded_slices(), job.vqvae()
     seed_everything(s.seed, "sharpen")
-    known = weights_to_start_from(job, "sharp", SharpDetail if isinstance(vqvae, TwoLevelVQVAE) else SharpDecoder)
+    known = sharp_decoder_to_train(job, isinstance(vqvae, TwoLevelVQVAE))
     stage = SharpenStage(vqvae, data, job.frame, job.precision, known and known.to(job.device))
     fit(stage, s.fit_settings("sharpen"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
         path, title = job.pictures / "sharp_train_status.png", f"Sharper decoder on {job.data.title}"
         figures.sharp_status(curves(job, "sharp"), path, title, job.validation()[0])
         picture_sharpness(job, vqvae, data.validation, data.validation_codes)
+
+
+def sharp_decoder_to_train(job: Job, two_levels: bool) -> SharpDecoder | SharpDetail | None:
+    """That of the `--init` run, if it paints on top of as many levels."""
+    init = job.settings.init
+    if init is not None and (run_folder(init) / DETAIL_WEIGHTS).exists() != two_levels:
+        print(f"note: --init {init}: it has another number of levels of codes; the sharp decoder starts from nothing")
+        return None
+    return weights_to_start_from(job, "sharp", SharpDetail if two_levels else SharpDecoder)
 
 
 def picture_sharpness(job: Job, vqvae: Codec, split: Split, codes: CodeMaps) -> None:
