@@ -7,6 +7,7 @@
     python generate.py --sweep 0.7,0.85,1,1.15               # a row a temperature
     python generate.py --complete case_402_slice_16.nii.png --region bottom   # redraw a part of a slice
     python generate.py --where cdr=0.5,age=75 --slice 12     # of a run whose prior was told such things (train.py --table)
+    python generate.py --level first                         # what the first of two levels of codes paints alone
     python generate.py --volumes 4                           # whole heads, whose slices fit each other
     python generate.py --complete-volume scan.nii.gz --missing 8:15           # draw slices that a scan lacks
 
@@ -45,13 +46,14 @@ from inference.drawing import (
 )
 from inference.geometry import VOLUMES, Geometry
 from inference.heads import HeadRequest, check_heads, draw_heads, stretches
+from models.codes import each_level
 from models.sampler import Draw
 from reporting import figures, pictures
 from reporting.volumes import write_completed, write_heads
 from sources.conditions import Condition, parse_where
 from sources.images import load_image
 from sources.intensities import Scale
-from utils import PRETRAINED, Run, decoder_to_use, load_run, run_folder
+from utils import LEVELS, PRETRAINED, Run, decoder_to_use, load_run, run_folder
 
 GRID_SLICES = 64  # slices in a grid, at most, unless every position has its row
 EACH_POSITION, EACH_TEMPERATURE, COMPLETIONS = 8, 8, 6  # slices drawn where --n is not given
@@ -108,6 +110,11 @@ class Settings:
     missing: str | None = flag(
         None,
         "Slice numbers that --complete_volume draws anew whatever is there, such as 3 or 8:15 (8 to 14), by commas.",
+    )
+    level: str = flag(
+        "both",
+        "Levels of codes of a run with two: first shows what the first one alone paints, with the reconstruction decoder.",
+        LEVELS,
     )
     decoder: str | None = flag(
         None,
@@ -185,6 +192,7 @@ class Settings:
             f"top {self.top_k}" if self.top_k else "",
             f"top-p {self.top_p:g}" if self.top_p else "",
             self.where or "",
+            "first level alone" if self.level == "first" else "",
         ]
         return ", ".join(filter(None, [f"temperature {self.temperature:g}", *limits, f"seed {self.seed}"]))
 
@@ -193,8 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**parse_flags(Settings, __doc__, argv))
     settings.check()
     folder = run_folder(settings.run, "prior.safetensors")
-    decoder = decoder_to_use(folder, settings.decoder)
-    run = load_run(folder, resolve_device(settings.device), decoder)
+    decoder = decoder_to_use(folder, settings.decoder, settings.level)
+    run = load_run(folder, resolve_device(settings.device), decoder, settings.level)
     print(
         f"run {folder.name if folder == PRETRAINED else folder}, trained on {run.config['data']['title']}; {decoder} decoder"
     )
@@ -271,8 +279,10 @@ def sweep(settings: Settings, run: Run, out: Path, where: dict[str, float]) -> S
         f"Generated slices by temperature, seed {settings.seed} (trained on {run.config['data']['title']})",
         rows[0].labels,
     )
-    kept = [torch.cat([getattr(row, name) for row in rows]) for name in ("codes", "images")]
-    return Samples(*kept, None if numbers is None else np.tile(numbers, len(rows)))
+    codes = each_level(lambda *maps: torch.cat(maps), *(row.codes for row in rows))
+    return Samples(
+        codes, torch.cat([row.images for row in rows]), None if numbers is None else np.tile(numbers, len(rows))
+    )
 
 
 def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]:
@@ -292,12 +302,11 @@ def slice_numbers(settings: Settings, run: Run) -> tuple[np.ndarray | None, int]
 def write_grids(samples: Samples, run: Run, out: Path, settings: Settings, columns: int) -> None:
     """Grids of the code maps and of the slices they decode to."""
     figures.code_grid(
-        samples.codes.numpy(),
-        out / "generated_q.png",
-        f"Codes drawn from the prior, {settings.how}",
-        pictures.code_ranks(run.vqvae),
-        samples.labels,
-        columns,
+        path=out / "generated_q.png",
+        title=f"Codes drawn from the prior, {settings.how}",
+        labels=samples.labels,
+        columns=columns,
+        **pictures.shown_codes(run.vqvae, samples.codes),
     )
     figures.slice_grid(
         samples.images.numpy(),
@@ -349,7 +358,7 @@ def draw_volumes(settings: Settings, run: Run, out: Path, where: dict[str, float
     geometry, started = Geometry.of(run), time.monotonic()
     say_geometry(geometry, run)
     heads = draw_heads(run, HeadRequest(settings.volumes, settings.draw, settings.seed, where))
-    print(f"drew {len(heads)} heads of {heads.shape[1]} slices in {time.monotonic() - started:.1f} s")
+    print(f"drew {len(heads)} heads of {len(run.slice_numbers)} slices in {time.monotonic() - started:.1f} s")
     write_heads(run, heads, settings.seed, geometry, out / "volumes", settings.how)
 
 

@@ -101,6 +101,8 @@ class GatedPixelCNN(nn.Module):
         told_temperature: in place of `temperature` where a code of the context is known; None: the same.
         mirrored_half: tell the second half of the rows what the first one, reflected, holds (`models.mirrored_half`): for maps
             whose halves are alike.
+        context_features: channels of the features on the same grid that the prior is always told, such as those of a coarser
+            level of codes (`models.detail.TwoLevelVQVAE.context`).
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class GatedPixelCNN(nn.Module):
         context: int = 0,
         told_temperature: float | None = None,
         mirrored_half: bool = False,
+        context_features: int = 0,
     ):
         super().__init__()
         if layers < 1 or first_kernel % 2 == 0:
@@ -138,6 +141,8 @@ class GatedPixelCNN(nn.Module):
             self.told_temperature = temperature if told_temperature is None else told_temperature
         if mirrored_half:
             self.arguments["mirrored_half"] = True
+        if context_features:
+            self.arguments["context_features"] = context_features
         self.embedding = nn.Embedding(num_codes, channels)
         self.layers = nn.ModuleList(
             [GatedLayer(channels, first_kernel if i == 0 else 3, i == 0) for i in range(layers)]
@@ -150,7 +155,8 @@ class GatedPixelCNN(nn.Module):
         self.location = ConditionEncoder(place, channels, channels) if location else None
         table = None if marginal is None else torch.full((num_codes, *marginal), -math.log(num_codes))
         self.register_buffer("log_marginal", table)
-        self.context = ContextEncoder(context, num_codes, channels) if context else None
+        told = context or context_features
+        self.context = ContextEncoder(context, num_codes, channels, context_features) if told else None
         self.mirrored_half = MirroredHalf(num_codes, channels) if mirrored_half else None
 
     def forward(
@@ -161,6 +167,7 @@ class GatedPixelCNN(nn.Module):
         log_marginal: Tensor | None = None,
         chance: Tensor | None = None,
         context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes above it and to its left.
 
@@ -173,6 +180,7 @@ class GatedPixelCNN(nn.Module):
                 eval mode.
             context: `[B, M, h, w]` int64, or `[B, h, w]` of a single map: codes on the same grid, -1 where unknown. None: nothing
                 is told.
+            features: `[B, context_features, h, w]`, of a prior that is told such.
 
         Returns:
             `[B, K, h, w]` logits, calibrated.
@@ -182,7 +190,7 @@ class GatedPixelCNN(nn.Module):
         """
         gate_biases = self._gate_biases(len(codes), position, conditions)
         v = h = self.embedding(codes).permute(0, 3, 1, 2)
-        location, to_head = self._told_maps(context, tuple(codes.shape))
+        location, to_head = self._told_maps(context, features, tuple(codes.shape))
         if self.mirrored_half is not None:
             to_features, mirrored_to_head = self.mirrored_half(codes)
             location = location + to_features
@@ -273,8 +281,8 @@ class GatedPixelCNN(nn.Module):
             batch, height, width: of the maps to draw.
             temperature, top_k, top_p: how each code is drawn, `Draw`.
             generator: on the CPU; the same seed gives the same maps. Several: one of each map, alone or in any batch.
-            position, known: what is known of the maps, `Known`: also `conditions`, `context`, and `codes` with `keep` to complete
-                partly known maps.
+            position, known: what is known of the maps, `Known`: also `conditions`, `context`, `features`, and `codes` with `keep`
+                to complete partly known maps.
 
         Raises:
             ValueError: for a number that makes no sense.
@@ -316,7 +324,7 @@ class GatedPixelCNN(nn.Module):
         try:
             with torch.inference_mode():
                 gate_biases = self._gate_biases(size[0], known.position, known.conditions)
-                maps = *self._told_maps(known.context, size), self.marginal_map(*size[1:])
+                maps = *self._told_maps(known.context, known.features, size), self.marginal_map(*size[1:])
                 temperature = self._temperature_of(known.context)
                 if torch.is_tensor(temperature) and (temperature == temperature[0]).all():
                     temperature = temperature[0].item()
@@ -335,8 +343,8 @@ class GatedPixelCNN(nn.Module):
 
     def told_encoders(self) -> dict[str, ContextEncoder]:
         """Those of the maps that the prior is told, by the names of what holds them."""
-        found = {"context": self.context, "mirrored_half": self.mirrored_half and self.mirrored_half.encoder}
-        return {name: encoder for name, encoder in found.items() if encoder is not None}
+        found = {"context": self.context} if self.context_maps else {}
+        return found | ({} if self.mirrored_half is None else {"mirrored_half": self.mirrored_half.encoder})
 
     def _kept(self, batch: int, chance: Tensor | None) -> list[Tensor | None]:
         """Dropout's factors for each layer, `[B, C, 1, 1]`: whole channels of a map are dropped."""
@@ -363,15 +371,17 @@ class GatedPixelCNN(nn.Module):
         values = {name: given.get(name, nothing).to(weight) for name in known}
         return list(self.conditions(values).chunk(len(self.layers), dim=1))
 
-    def _told_maps(self, context: Tensor | None, size: tuple[int, int, int]) -> tuple[Tensor, Tensor | None]:
+    def _told_maps(
+        self, context: Tensor | None, features: Tensor | None, size: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor | None]:
         """What location and context add to the features of the first layer and to the head's input, `[B or 1, C, h, w]` each;
         None: nothing."""
         location = self._location_map(*size[1:])
         if self.context is None:
-            if context is not None:
+            if context is not None or features is not None:
                 raise ValueError("this prior was made without context; it cannot be told other maps")
             return location, None
-        to_features, to_head = self.context(self.context.told(context, size))
+        to_features, to_head = self.context(*self.context.told(context, features, size))
         return location + to_features, to_head
 
     def _temperature_of(self, context: Tensor | None) -> float | Tensor:

@@ -303,6 +303,11 @@ class Decoder(nn.Module):
     def forward(self, quantized: Tensor) -> Tensor:
         return self.layers(quantized)
 
+    def painted(self, quantized: Tensor) -> tuple[Tensor, Tensor]:
+        """The last features, `[B, C, h*f/s, w*f/s]` for s pixels a side of the last shuffle, and the picture."""
+        features = self.layers[:-3](quantized)
+        return features, self.layers[-3:](features).float()
+
 
 class VQVAE(nn.Module):
     """Vector-quantised autoencoder (arXiv 1711.00937) for `[B, 1, H, W]` slices in 0..1.
@@ -344,11 +349,7 @@ class VQVAE(nn.Module):
 
         Untrained latents are tiny, and a decoder that is fed almost nothing learns slowly.
         """
-        latents = self.encoder(images)
-        mean, scale = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp(min=1e-6)
-        last = self.encoder.layers[-1]
-        last.weight.div_(scale[:, None, None, None])
-        last.bias.sub_(mean).div_(scale)
+        standardise(self.encoder.layers[-1], self.encoder(images))
         self.quantizer.start(self.latents(images))
 
     def autoencode(self, images: Tensor) -> Tensor:
@@ -383,7 +384,7 @@ class VQVAE(nn.Module):
         other batches and on other devices, so where a latent lies almost halfway between two codes, about one position in some
         thousands, it is computed again in float64.
         """
-        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), _full_float32():
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False), full_float32():
             images = images.float()
             codes, unsure = self.quantizer.nearest_surely(self.latents(images))
             if unsure.any():
@@ -429,8 +430,16 @@ def flat_patches(images: Tensor, side: int) -> Tensor:
     return F.max_pool2d(images, side) + F.max_pool2d(-images, side) < FLAT
 
 
+@torch.no_grad()
+def standardise(layer: nn.Conv2d, outputs: Tensor) -> None:
+    """Scale an untrained layer so that these outputs of it, `[B, C, h, w]`, would have zero mean and unit variance."""
+    mean, scale = outputs.mean((0, 2, 3)), outputs.std((0, 2, 3)).clamp(min=1e-6)
+    layer.weight.div_(scale[:, None, None, None])
+    layer.bias.sub_(mean).div_(scale)
+
+
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """Convolutions and products of CUDA in float32 throughout; its default rounds them to TF32."""
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False

@@ -30,6 +30,7 @@ from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.files import load_model  # noqa: E402
 from common.runtime import Progress, autocast, resolve_precision, seed_everything, versions  # noqa: E402
 from dataset import Dataset, spread_over  # noqa: E402
+from models.codes import first_level  # noqa: E402
 from pixelcnn import NUMBER, GatedPixelCNN  # noqa: E402
 from scoring.bits import marginal_bits, mean_bits  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
@@ -144,7 +145,7 @@ def _forward_backward(model: nn.Module, codes: Tensor, position: Tensor, precisi
 def train_both(settings: Settings, results: Results) -> None:
     """Bits per code on the validation maps after equal training time."""
     data = load_slice_set(settings.data, settings.cache, None, Progress)
-    codes = read_codes(Path(settings.run))
+    codes = {name: first_level(maps) for name, maps in read_codes(Path(settings.run)).items()}
     codebook = load_model(Path(settings.run) / "vqvae.safetensors", VQVAE).quantizer.codebook
     results.set("marginal", marginal_bits(codes["train"], codes["validate"], len(codebook)))
     results.set("plain", train_plain(settings, data, codes, len(codebook)))

@@ -29,7 +29,7 @@ from PIL import Image  # noqa: E402
 from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.runtime import versions  # noqa: E402
 
-STAGES = ("vqvae", "encode", "prior", "sharpen")
+STAGES = ("vqvae", "detail", "encode", "prior", "detail_prior", "sharpen")
 DRAWN = 64  # different slices
 SLICES = 32  # of a subject
 VOXELS = (176, 208, 176)
@@ -85,7 +85,10 @@ def peaks(folder: Path, count: int, settings: Settings) -> dict[str, dict[str, i
     """Peak bytes of each stage with this many slices, every one seen once."""
     link_slices(folder / "data", count, settings.side)
     common = ["--data", str(folder / "data"), "--cache", str(folder / "cache")]
-    run, once = str(folder / "run"), [f"--epoch{stage}" for stage in ("", "_prior", "_sharpen")]
+    run, once = (
+        str(folder / "run"),
+        [f"--epoch{stage}" for stage in ("", "_detail", "_prior", "_detail_prior", "_sharpen")],
+    )
     flags = [*common, "--out", run, *(word for name in once for word in (name, "1"))]
     found = {}
     for stage in STAGES:

@@ -34,6 +34,7 @@ from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.runtime import Progress, versions  # noqa: E402
 from dataset import spread_over  # noqa: E402
 from inference.coding import decode, encode  # noqa: E402
+from models.codes import first_level  # noqa: E402
 from scoring.classifier import Auc, two_sample_auc  # noqa: E402
 from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, steps  # noqa: E402
 from scoring.memorisation import Slices, audit_copies, copied_heads  # noqa: E402
@@ -184,7 +185,7 @@ SPOILT: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
 def heads(settings: Settings, results: Results) -> None:
     """Every score of real and of spoilt heads, which the run's codec has encoded: means over the thirds of the held-out subjects;
     and their plain means."""
-    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
+    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run, level="first")
     held_out = heads_of(data.splits["validate"], run.frame)
     subjects = sorted(set(held_out.groups))
     thirds = [np.isin(held_out.groups, subjects[first::THIRDS]) for first in range(THIRDS)]
@@ -264,8 +265,8 @@ SPOILT_HEADS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {  # 
 def copies(settings: Settings, results: Results) -> None:
     """Which of the samples the audit lists when some are training slices: among slices of one half of the held-out subjects,
     with the other half as what cannot be copies."""
-    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run)
-    codes = {name: maps.long() for name, maps in read_codes(Path(settings.run)).items()}
+    data, run = load_slice_set(settings.data, settings.cache, None, Progress), load_run(settings.run, level="first")
+    codes = {name: first_level(maps).long() for name, maps in read_codes(Path(settings.run)).items()}
     subjects = np.asarray(data.splits["validate"].subjects)
     first = torch.from_numpy(np.isin(subjects, sorted(set(subjects))[::2]))
     rng = np.random.default_rng(settings.seed)

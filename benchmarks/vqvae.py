@@ -378,7 +378,7 @@ def steadiness(settings: Settings, results: Results) -> None:
     """Codes of each run of --runs: under other batch sizes, under a bf16 encoder, and on flat background."""
     data = load_slice_set(settings.data, settings.cache, None, Progress)
     split = data.splits["validate"].evenly(SCORED)
-    table = {name: steadiness_of(load_run(name), split) for name in settings.runs.split(",") if name}
+    table = {name: steadiness_of(load_run(name, level="first"), split) for name in settings.runs.split(",") if name}
     results.set("codes", table)
     print(json.dumps(table, indent=2), flush=True)
 

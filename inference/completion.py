@@ -18,6 +18,7 @@ from common.errors import UserError
 from inference.coding import encode
 from inference.drawing import stretches_of
 from inference.geometry import VOLUMES, Geometry, data_options_of
+from models.codes import CodeMaps
 from sources.gaps import read_with_gaps
 from sources.headers import open_volume
 from sources.images import SLICE_NAME, SUFFIXES, decode_image, resized
@@ -40,8 +41,8 @@ class Given:
     known: np.ndarray
     geometry: Geometry
 
-    def codes(self, run: Run) -> Tensor:
-        """Code maps of all slices, `[S, h, w]` int64; those that are not known mean nothing."""
+    def codes(self, run: Run) -> CodeMaps:
+        """Code maps of all slices, `[S, h, w]` int64 of each level; those that are not known mean nothing."""
         return encode(run.vqvae, self.images[:, None], run.frame)
 
     def completed(self, drawn: Tensor) -> Tensor:

@@ -1,18 +1,22 @@
-"""New slices from a trained run: which slice positions to draw, the code maps, the decoded slices."""
+"""New slices from a trained run: which slice positions to draw, the code maps, the decoded slices.
+
+Of a run with two levels of codes the first is drawn, then the second, told the first (`with_detail`).
+"""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.runtime import Progress
+from common.runtime import Progress, derive_seed
 from dataset import Frame, spread_over
 from inference.coding import decode
-from models.sampler import Draw
+from models.codes import CodeMaps, Codes, each_level, finer, first_level
+from models.sampler import Draw, Generators
 from pixelcnn import Known
 from sources.matching import some
 from utils import Run
@@ -22,9 +26,10 @@ BATCH = 64  # maps drawn at a time
 
 @dataclass(frozen=True)
 class Samples:
-    """Drawn slices: `codes` `[N, h, w]` int64, `images` `[N, H, W]` float in 0..1, `numbers` `[N]` slice numbers or None."""
+    """Drawn slices: `codes` `[N, h, w]` int64 of each level, `images` `[N, H, W]` float in 0..1, `numbers` `[N]` slice numbers or
+    None."""
 
-    codes: Tensor
+    codes: CodeMaps
     images: Tensor
     numbers: np.ndarray | None
 
@@ -60,7 +65,8 @@ class Request:
     count: how many. numbers: `[count]` slice numbers, or None for slices of unknown position.
     draw: temperature, top-k and top-p. seed: the same seed draws the same slices.
     where: conditions of all slices, as the prior takes them (`sources.conditions.parse_where`); those not given are unknown.
-    codes, keep: `[h, w]` known codes and where they stand, in every map; None draws all.
+    codes, keep: `[h, w]` known codes, of each level, and where those of the first stand, in every map; None draws all. What is
+        drawn anew of the first level has its details drawn anew.
     """
 
     count: int
@@ -68,7 +74,7 @@ class Request:
     draw: Draw = Draw()
     seed: int = 0
     where: Mapping[str, float] = field(default_factory=dict)
-    codes: Tensor | None = None
+    codes: CodeMaps | None = None
     keep: Tensor | None = None
 
     def known(self, start: int, size: int, ends: tuple[int, int] | None) -> Known:
@@ -79,7 +85,13 @@ class Request:
             numbers = self.numbers[start : start + size]
             position = torch.from_numpy((numbers - lowest) / max(highest - lowest, 1)).float()
         conditions = {name: torch.full((size,), value) for name, value in self.where.items()}
-        return Known(position, conditions, self.codes, self.keep)
+        return Known(position, conditions, None if self.codes is None else first_level(self.codes), self.keep)
+
+    def of_detail(self, known: Known) -> Known:
+        """The same of the second level."""
+        if isinstance(self.codes, Codes):
+            return replace(known, codes=self.codes.detail, keep=finer(self.keep))
+        return replace(known, codes=None, keep=None)
 
 
 def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples:
@@ -91,25 +103,59 @@ def draw_samples(run: Run, request: Request, title: str = "sampling") -> Samples
     check_prior(run)
     if request.numbers is not None and run.slice_ends is None:
         raise UserError("this run's data had no slice numbers, so a slice position cannot be chosen; leave out --slice")
-    height, width = run.map_size
-    generator = torch.Generator().manual_seed(request.seed)
+    seeds = (
+        request.seed,
+        derive_seed(request.seed, "detail"),
+    )  # the first level is the same with a second one or without
+    generator, of_detail = (torch.Generator().manual_seed(seed) for seed in seeds)
     parts = []
-    with Progress(height * -(-request.count // BATCH), title, "row") as progress:
+    with Progress(rows_of(run) * -(-request.count // BATCH), title, "row") as progress:
         for start in range(0, request.count, BATCH):
             size = min(BATCH, request.count - start)
             known = request.known(start, size, run.slice_ends)
-            maps = run.prior.draw_maps((size, height, width), request.draw, known, generator, progress.update)
-            parts.append(maps.cpu())
-    drawn = torch.cat(parts)
+            maps = run.prior.draw_maps((size, *run.map_size), request.draw, known, generator, progress.update).cpu()
+            told = request.of_detail(known)
+            parts.append(with_detail(run, maps, request.draw, told, of_detail, progress.update))
+    drawn = each_level(lambda *maps: torch.cat(maps), *parts)
     return Samples(drawn, decode(run.vqvae, drawn, run.frame)[:, 0], request.numbers)
 
 
+def rows_of(run: Run) -> int:
+    """How many rows of codes a slice is drawn in, of all levels."""
+    return run.map_size[0] + (run.detail_size or (0,))[0]
+
+
+def with_detail(
+    run: Run,
+    first: Tensor,
+    draw: Draw,
+    known: Known,
+    generator: Generators,
+    progress: Callable[[int], None] | None = None,
+) -> CodeMaps:
+    """Maps of the first level `[B, h, w]`, on the CPU, with details drawn for them; of a run with one level, as they are.
+
+    known: of the second level's maps. The other arguments as in `GatedPixelCNN.draw_maps`.
+    """
+    if run.detail_size is None:
+        return first
+    device = next(run.detail_prior.parameters()).device
+    known = replace(known, features=run.vqvae.context(first.to(device)))
+    size = (len(first), *run.detail_size)
+    return Codes(first, run.detail_prior.draw_maps(size, draw, known, generator, progress).cpu())
+
+
 def check_prior(run: Run) -> None:
-    """Raise UserError for a run without a prior."""
+    """Raise UserError for a run without a prior of each of its levels."""
     if run.prior is None:
         raise UserError(
             "this run has no prior to sample from (prior.safetensors is missing); "
             "train it with: python train.py --resume --out RUN"
+        )
+    if run.detail_size is not None and run.detail_prior is None:
+        raise UserError(
+            "this run has a second level of codes and no prior of it (detail_prior.safetensors is missing); train it with: "
+            "python train.py --resume --out RUN, or draw the first level alone with: python generate.py --level first"
         )
 
 

@@ -1,7 +1,7 @@
 """Whole heads: slices drawn one after another, each told the code map of a neighbour that stands already.
 
     request = HeadRequest(count=16, seed=0)
-    codes = draw_heads(run, request)          # [16, S, h, w]: a map of every slice number that the run was trained on
+    codes = draw_heads(run, request)          # [16, S, h, w]: maps of every slice number that the run was trained on
 
 A head begins with a middle slice, which is told nothing, and grows upwards and downwards at the same time. Known slices take its
 place where a head is to be completed: what is missing grows from the nearest of them.
@@ -9,7 +9,7 @@ place where a head is to be completed: what is missing grows from the nearest of
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,11 +20,13 @@ from common.errors import UserError
 from common.runtime import Progress, derive_seed
 from dataset import NEIGHBOUR
 from inference.coding import decode
-from inference.drawing import BATCH, check_prior
+from inference.drawing import BATCH, check_prior, rows_of, with_detail
+from models.codes import CodeMaps, Codes, first_level, last_level
 from models.known import Known
 from models.neighbours import ABOVE, BELOW
 from models.sampler import Draw
-from models.sharp_decoder import SharpDecoder
+from models.sharp_decoder import makes_texture
+from pixelcnn import GatedPixelCNN
 from utils import Run
 
 LIKE_THE_LAST = (
@@ -51,20 +53,20 @@ class HeadRequest:
 
     count: how many. draw: temperature, top-k and top-p of every slice. seed: the same seed draws the same heads.
     where: conditions of all slices, as the prior takes them (`sources.conditions.parse_where`); those not given are unknown.
-    codes, known: `[S, h, w]` code maps and which of them stand, `[S]` bool, in every head; None draws all.
+    codes, known: `[S, h, w]` code maps of each level and which of them stand, `[S]` bool, in every head; None draws all.
     """
 
     count: int
     draw: Draw = Draw()
     seed: int = 0
     where: Mapping[str, float] = field(default_factory=dict)
-    codes: Tensor | None = None
+    codes: CodeMaps | None = None
     known: np.ndarray | None = None
 
-    def generators(self, slices: Sequence[tuple[int, int]]) -> list[torch.Generator]:
+    def generators(self, slices: Sequence[tuple[int, int]], what: str = "head") -> list[torch.Generator]:
         """Of each (head, slice number). A slice has its own, so that head i is the same however many are drawn: but for codes
         whose noise falls within rounding of the border between two, since a product rounds with the size of its batch."""
-        return [torch.Generator().manual_seed(derive_seed(self.seed, "head", *each)) for each in slices]
+        return [torch.Generator().manual_seed(derive_seed(self.seed, what, *each)) for each in slices]
 
 
 def stretches(numbers: np.ndarray) -> list[np.ndarray]:
@@ -95,8 +97,8 @@ def walk(numbers: np.ndarray, known: np.ndarray, maps: int = 1) -> list[list[Ste
     return [rounds[number] for number in sorted(rounds)]
 
 
-def draw_heads(run: Run, request: HeadRequest, title: str = "drawing heads") -> Tensor:
-    """Draw code maps of whole heads, on the CPU, `[N, S, h, w]` int64: S slices, of `run.slice_numbers`.
+def draw_heads(run: Run, request: HeadRequest, title: str = "drawing heads") -> CodeMaps:
+    """Draw code maps of whole heads, on the CPU, `[N, S, h, w]` int64 of each level: S slices, of `run.slice_numbers`.
 
     All heads are drawn side by side, upwards and downwards at once: 32 slices take 17 drawings one after another, however many
     heads there are. title: of the progress bar.
@@ -105,24 +107,41 @@ def draw_heads(run: Run, request: HeadRequest, title: str = "drawing heads") -> 
         UserError: when the run has no prior, its prior is told no neighbour, or its data had no slice numbers.
     """
     check_heads(run)
-    numbers, (height, width) = run.slice_numbers, run.map_size
-    heads = torch.zeros(request.count, len(numbers), height, width, dtype=torch.int64)
+    numbers = run.slice_numbers
     known = np.zeros(len(numbers), bool) if request.known is None else request.known
-    if known.any():
-        heads[:, known] = request.codes[known].long()
+    heads = _begun(run, request, known)
     rounds = [
         [(head, step) for head in range(request.count) for step in steps]
         for steps in walk(numbers, known, run.prior.context_maps)
     ]
     parts = [some[start : start + BATCH] for some in rounds for start in range(0, len(some), BATCH)]
-    with Progress(height * len(parts), title, "row") as progress:
+    with Progress(rows_of(run) * len(parts), title, "row") as progress:
         for part in parts:
             which, slots = [head for head, _ in part], [step.slot for _, step in part]
-            generators = request.generators(list(zip(which, numbers[slots].tolist())))
-            told, size = _told(run, request, heads, part), (len(part), height, width)
-            drawn = run.prior.draw_maps(size, request.draw, told, generators, progress.update)
-            heads[which, slots] = drawn.cpu()
+            slices, first = list(zip(which, numbers[slots].tolist())), first_level(heads)
+            generators, size = request.generators(slices), (len(part), *run.map_size)
+            told = _told(run, request, first, part, run.prior)
+            maps = run.prior.draw_maps(size, request.draw, told, generators, progress.update).cpu()
+            first[which, slots] = maps
+            if isinstance(heads, Codes):
+                told = _told(run, request, heads.detail, part, run.detail_prior)
+                generators = request.generators(slices, "detail of a head")
+                drawn = with_detail(run, maps, request.draw, told, generators, progress.update)
+                heads.detail[which, slots] = drawn.detail
     return heads
+
+
+def _begun(run: Run, request: HeadRequest, known: np.ndarray) -> CodeMaps:
+    """Maps of all heads, of which the known slices alone mean something."""
+
+    def begun(size: tuple[int, int], level: Callable[[CodeMaps], Tensor]) -> Tensor:
+        maps = torch.zeros(request.count, len(known), *size, dtype=torch.int64)
+        if known.any():
+            maps[:, known] = level(request.codes)[known].long()
+        return maps
+
+    first = begun(run.map_size, first_level)
+    return first if run.detail_size is None else Codes(first, begun(run.detail_size, last_level))
 
 
 def check_heads(run: Run) -> None:
@@ -137,30 +156,32 @@ def check_heads(run: Run) -> None:
         )
 
 
-def _told(run: Run, request: HeadRequest, heads: Tensor, part: Sequence[tuple[int, Step]]) -> Known:
-    """What the prior is told of the slices of a part."""
+def _told(
+    run: Run, request: HeadRequest, maps: Tensor, part: Sequence[tuple[int, Step]], prior: GatedPixelCNN
+) -> Known:
+    """What a prior is told of the slices of a part. maps: of all heads, `[N, S, h, w]`, of its level."""
     numbers, (lowest, highest) = run.slice_numbers, run.slice_ends
     own = numbers[[step.slot for _, step in part]]
+    conditions = {name: torch.full((len(part),), value) for name, value in request.where.items()}
+    position = torch.from_numpy((own - lowest) / max(highest - lowest, 1)).float()
+    if not prior.context_maps:
+        return Known(position, conditions)
     sides = torch.tensor([math.nan if step.side is None else float(step.side) for _, step in part])
-    context = torch.full((len(part), run.prior.context_maps, *run.map_size), -1)
+    context = torch.full((len(part), prior.context_maps, *maps.shape[2:]), -1)
     for index, (head, step) in enumerate(part):
         for place, slot in enumerate(step.beside):
-            context[index, place] = heads[head, slot]
-    return Known(
-        torch.from_numpy((own - lowest) / max(highest - lowest, 1)).float(),
-        {name: torch.full((len(part),), value) for name, value in request.where.items()} | {NEIGHBOUR: sides},
-        context=context,
-    )
+            context[index, place] = maps[head, slot]
+    return Known(position, conditions | {NEIGHBOUR: sides}, context=context)
 
 
-def decode_head(run: Run, codes: Tensor, seed: int, head: int) -> Tensor:
-    """The slices of a head, `[S, H, W]` in 0..1, of its code maps `[S, h, w]`.
+def decode_head(run: Run, codes: CodeMaps, seed: int, head: int) -> Tensor:
+    """The slices of a head, `[S, H, W]` in 0..1, of its code maps `[S, h, w]` of each level.
 
     Texture that a sharp decoder makes of noise changes along the head as that of real ones does (`noise_along`), by seed and
     number of the head.
     """
     noise = None
-    if isinstance(run.vqvae.decoder, SharpDecoder):
+    if makes_texture(run.vqvae):
         generator = torch.Generator().manual_seed(derive_seed(seed, "texture", head))
         noise = noise_along(len(codes), (run.frame.height, run.frame.width), generator)
     return decode(run.vqvae, codes, run.frame, noise)[:, 0]

@@ -47,7 +47,9 @@ def told_of(prior: GatedPixelCNN, conditions: Mapping[str, int], kept: Collectio
 
 def with_context(prior: GatedPixelCNN, maps: int, mirrored_half: bool | None = None) -> GatedPixelCNN:
     """The same prior told so many code maps, and its own mirrored half or not (None: as it is); what it was not told before
-    says nothing yet."""
+    says nothing yet. One that is told features stays as it is: its context says other things too."""
+    if "context_features" in prior.arguments:
+        return prior
     told = {
         "context": maps,
         "mirrored_half": prior.mirrored_half is not None if mirrored_half is None else mirrored_half,

@@ -15,7 +15,7 @@ class Known:
     codes: known codes, `[height, width]` or `[batch, height, width]` int64; read where `keep` is true alone.
     keep: bool of the same shape or `[height, width]`: which codes are known. Known codes stay where they stand and condition all
         that are drawn after them, below and to the right.
-    context: code maps beside these, as in `GatedPixelCNN.forward`.
+    context, features: code maps beside these and features of them, as in `GatedPixelCNN.forward`.
 
     Raises:
         ValueError: when only one of `codes` and `keep` is given.
@@ -26,6 +26,7 @@ class Known:
     codes: Tensor | None = None
     keep: Tensor | None = None
     context: Tensor | None = None
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.codes is None) != (self.keep is None):

@@ -5,18 +5,29 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from models.codes import FINER
 from reporting.figures import plt, save_figure
 
 UPPER, LOWER, BOX_HEIGHT = 2.9, 0.6, 1.1  # lower edges of the boxes of each stage, and their height
+BOTTOM = -1.6  # of those of the second level
 DARK = "#444444"
 
 
 def architecture(
-    path: Path, downsample: int, num_codes: int, code_dim: int, frame: tuple[int, int], channels: int, layers: int
+    path: Path,
+    downsample: int,
+    num_codes: int,
+    code_dim: int,
+    frame: tuple[int, int],
+    channels: int,
+    layers: int,
+    detail: tuple[int, int, int] | None = None,
 ) -> None:
-    """Draw the diagram with the shapes of a run. frame: (height, width) that the networks see."""
-    figure, axis = plt.subplots(figsize=(13, 4.4), layout="constrained")
-    axis.set(xlim=(0, 13), ylim=(0.2, 4.5))
+    """Draw the diagram with the shapes of a run. frame: (height, width) that the networks see. detail: codes, their dimension and
+    layers of the prior of a second level; None: there is none."""
+    lowest = 0.2 if detail is None else BOTTOM - 0.2
+    figure, axis = plt.subplots(figsize=(13, 4.4 + 0.2 - lowest), layout="constrained")
+    axis.set(xlim=(0, 13), ylim=(lowest, 4.5))
     axis.axis("off")
     height, width = frame
     maps = f"{height // downsample}x{width // downsample}"
@@ -38,7 +49,31 @@ def architecture(
     _arrows(axis)
     axis.text(0.1, UPPER + BOX_HEIGHT + 0.2, "Stage 1: VQ-VAE", fontsize=11, weight="bold")
     axis.text(0.1, LOWER + BOX_HEIGHT + 0.2, "Stage 2: prior over code maps", fontsize=11, weight="bold")
+    if detail is not None:
+        _second_level(axis, downsample // FINER, frame, *detail)
     save_figure(figure, path)
+
+
+def _second_level(
+    axis: Axes, downsample: int, frame: tuple[int, int], num_codes: int, code_dim: int, layers: int
+) -> None:
+    """The row of the second level. downsample: pixels that its codes cover along each side."""
+    maps = f"{frame[0] // downsample}x{frame[1] // downsample}"
+    for left, width, text, colour in (
+        (0.1, 1.7, "first level's\npicture, and what\nis missing there", "#f0f0f0"),
+        (2.3, 1.7, f"second encoder\nresidual blocks,\n/{downsample}", "#cfe2f3"),
+        (4.5, 1.7, f"latents\n{code_dim}x{maps}", "#f0f0f0"),
+        (6.7, 1.7, f"nearest of\nK = {num_codes} codes\n(EMA codebook)", "#fff2cc"),
+        (8.9, 1.7, f"second decoder\ntold the first,\nsub-pixel, x{downsample}", "#cfe2f3"),
+        (11.1, 1.8, "added to the\nfirst level's\npicture", "#f0f0f0"),
+    ):
+        _box(axis, left, BOTTOM, width, text, colour)
+    for left in (1.85, 4.05, 6.25, 8.45, 10.65):
+        _arrow(axis, (left, BOTTOM + BOX_HEIGHT / 2), (left + 0.4, BOTTOM + BOX_HEIGHT / 2))
+    title = (
+        f"Second level of codes; its maps are drawn by a gated PixelCNN of {layers} layers that is told the first level"
+    )
+    axis.text(0.1, BOTTOM + BOX_HEIGHT + 0.2, title, fontsize=11, weight="bold")
 
 
 def _box(axis: Axes, left: float, bottom: float, width: float, text: str, colour: str) -> None:

@@ -218,21 +218,37 @@ def slice_grid(
 
 
 def code_grid(
-    codes: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str] | None = None, columns: int = 8
+    codes: np.ndarray,
+    path: Path,
+    title: str,
+    ranks: np.ndarray,
+    labels: Sequence[str] | None = None,
+    columns: int = 8,
+    detail: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """A grid of code maps; a code's colour is its rank along the codebook's first principal axis.
 
-    ranks: `[K]` from `code_ranks`, so that similar codes have similar colours.
+    ranks: `[K]` from `code_ranks`, so that similar codes have similar colours. detail: maps and ranks of a second level, shown to
+    the right of the first.
     """
-    colours = dict(cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
-    _grid(
-        ranks[codes],
-        path,
-        title,
-        labels,
-        columns,
-        colours,
-        bar="code, ranked along the codebook's first principal axis",
+    bar, highest = "code, ranked along the codebook's first principal axis", len(ranks) - 1
+    shown = ranks[codes]
+    if detail is not None:
+        shown, highest, columns = levels_beside(codes, ranks, *detail), 1, max(1, columns // 2)
+        bar = (
+            "rank of the code along its codebook's first principal axis, 0 to 1; left the first level, right the second"
+        )
+    colours = dict(cmap=CODE_COLOURS, vmin=0, vmax=highest, interpolation="nearest")
+    _grid(shown, path, title, labels, columns, colours, bar=bar, cell=CELL if detail is None else 2 * CELL)
+
+
+def levels_beside(codes: np.ndarray, ranks: np.ndarray, detail: np.ndarray, detail_ranks: np.ndarray) -> np.ndarray:
+    """Maps of the first level, enlarged, and to their right those of the second: `[N, h, w]` and `[N, rh, rw]` ->
+    `[N, rh, 2rw + 1]` ranks as shares of the highest, NaN between them."""
+    factor = detail.shape[1] // codes.shape[1]
+    coarse = (ranks[codes] / (len(ranks) - 1)).repeat(factor, 1).repeat(factor, 2)
+    return np.concatenate(
+        [coarse, np.full((*coarse.shape[:2], 1), np.nan), detail_ranks[detail] / (len(detail_ranks) - 1)], 2
     )
 
 
@@ -350,23 +366,38 @@ def rows_of_slices(rows: Sequence[tuple[str, np.ndarray]], path: Path, title: st
 
 
 def codes_beside_slices(
-    codes: np.ndarray, images: np.ndarray, path: Path, title: str, ranks: np.ndarray, labels: Sequence[str]
+    codes: np.ndarray,
+    images: np.ndarray,
+    path: Path,
+    title: str,
+    ranks: np.ndarray,
+    labels: Sequence[str],
+    detail: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """Code maps and, beside each, the slice it decodes to, two pairs to a row."""
-    pairs = 2
-    rows = -(-len(codes) // pairs)
+    """Code maps and, beside each, the slice it decodes to, two of these to a row. detail: as in `code_grid`."""
+    levels = [(codes, ranks), *([] if detail is None else [detail])]
+    abreast, panels = 2, len(levels) + 1
+    rows = -(-len(codes) // abreast)
     aspect = images.shape[1] / images.shape[2]
     figure, axes = plt.subplots(
-        rows, 2 * pairs, figsize=(4 * pairs, rows * 2 * aspect + 0.5), squeeze=False, layout="constrained"
+        rows,
+        panels * abreast,
+        figsize=(2 * panels * abreast, rows * 2 * aspect + 0.5),
+        squeeze=False,
+        layout="constrained",
     )
     for axis in axes.flat:
         axis.axis("off")
-    for index, (code_map, image, label) in enumerate(zip(codes, images, labels)):
-        left, right = axes[index // pairs, 2 * (index % pairs) : 2 * (index % pairs) + 2]
-        left.imshow(ranks[code_map], cmap=CODE_COLOURS, vmin=0, vmax=len(ranks) - 1, interpolation="nearest")
-        left.set_title(f"{label}: codes {code_map.shape[0]}x{code_map.shape[1]}", fontsize=8)
-        right.imshow(image, cmap="gray", vmin=0, vmax=1)
-        right.set_title("decoded", fontsize=8)
+    for index, (image, label) in enumerate(zip(images, labels)):
+        first = panels * (index % abreast)
+        *maps, last = axes[index // abreast, first : first + panels]
+        for axis, (level, its_ranks) in zip(maps, levels):
+            shown = its_ranks[level[index]]
+            axis.imshow(shown, cmap=CODE_COLOURS, vmin=0, vmax=len(its_ranks) - 1, interpolation="nearest")
+            axis.set_title(f"codes {shown.shape[0]}x{shown.shape[1]}", fontsize=8)
+        maps[0].set_title(f"{label}: {maps[0].get_title()}", fontsize=8)
+        last.imshow(image, cmap="gray", vmin=0, vmax=1)
+        last.set_title("decoded", fontsize=8)
     headline(figure, title)
     save_figure(figure, path)
 

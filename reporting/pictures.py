@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from dataset import Frame, Split, spread_over
 from inference.coding import decode
 from inference.drawing import Samples
+from models.codes import CodeMaps, Codes, first_level
+from models.detail import Codec, DetailLevel, first_of
 from reporting import diagram, figures
 from utils import Run
 from vqvae import VQVAE
@@ -23,21 +26,29 @@ class HeldOut:
     """Held-out slices and what a run makes of them.
 
     name: of the split. split: the slices shown. title: of the data. images, decoded: `[N, 1, H, W]` slices and reconstructions.
-    codes: `[N, h, w]`. sharp: reconstructions by the sharp decoder, None where the run has none.
+    codes: `[N, h, w]` of each level. sharp, first: reconstructions by the sharp decoder, and of the first of two levels alone;
+    None where the run has none.
     """
 
     name: str
     split: Split
     title: str
     images: Tensor
-    codes: Tensor
+    codes: CodeMaps
     decoded: Tensor
     sharp: Tensor | None = None
+    first: Tensor | None = None
 
 
-def code_ranks(vqvae: VQVAE) -> np.ndarray:
+def code_ranks(level: VQVAE | DetailLevel) -> np.ndarray:
     """Rank of each code by which maps are coloured, `figures.code_ranks`."""
-    return figures.code_ranks(vqvae.quantizer.codebook.cpu().numpy())
+    return figures.code_ranks(level.quantizer.codebook.cpu().numpy())
+
+
+def shown_codes(vqvae: Codec, codes: CodeMaps) -> dict[str, Any]:
+    """Code maps of each level and their ranks, as `figures.code_grid` takes them."""
+    shown = {"codes": first_level(codes).numpy(), "ranks": code_ranks(first_of(vqvae))}
+    return shown | ({"detail": (codes.detail.numpy(), code_ranks(vqvae.detail))} if isinstance(codes, Codes) else {})
 
 
 def held_out(run: Run, shown: HeldOut, folder: Path) -> None:
@@ -50,21 +61,22 @@ def held_out(run: Run, shown: HeldOut, folder: Path) -> None:
     figures.slice_grid(shown.images[:, 0].numpy(), folder / "original.png", f"Original {name} slices, {title}", labels)
     figures.slice_grid(decoded, folder / "reconst.png", f"Reconstructed {name} slices, {title}", labels)
     figures.code_grid(
-        shown.codes.numpy(), folder / "test_q.png", f"Codes q(z|x) of {name} slices", code_ranks(run.vqvae), labels
+        path=folder / "test_q.png",
+        title=f"Codes q(z|x) of {name} slices",
+        labels=labels,
+        **shown_codes(run.vqvae, shown.codes),
     )
     figures.slice_grid(decoded, folder / "test_imgs.png", f"Decoded codes of {name} slices, {title}", labels)
 
 
 def drawn(run: Run, sets: Sequence[tuple[int, Samples]], title: str, folder: Path) -> None:
     """Two sets of drawn code maps, by seed, and the slices they decode to; some maps of the first beside their slices."""
-    ranks = code_ranks(run.vqvae)
     for suffix, (seed, samples) in zip(("", "2"), sets):
         figures.code_grid(
-            samples.codes.numpy(),
-            folder / f"generated_q{suffix}.png",
-            f"Codes drawn from the prior, seed {seed}",
-            ranks,
-            samples.labels,
+            path=folder / f"generated_q{suffix}.png",
+            title=f"Codes drawn from the prior, seed {seed}",
+            labels=samples.labels,
+            **shown_codes(run.vqvae, samples.codes),
         )
         figures.slice_grid(
             samples.images.numpy(),
@@ -75,21 +87,24 @@ def drawn(run: Run, sets: Sequence[tuple[int, Samples]], title: str, folder: Pat
     _, first = sets[0]
     some = spread_over(len(first), PAIRS)
     figures.codes_beside_slices(
-        first.codes[some].numpy(),
-        first.images[some].numpy(),
-        folder / "codes_and_slices.png",
-        f"Code maps drawn from the prior and the slices they decode to (trained on {title})",
-        ranks,
-        [first.labels[i] for i in some],
+        images=first.images[some].numpy(),
+        path=folder / "codes_and_slices.png",
+        title=f"Code maps drawn from the prior and the slices they decode to (trained on {title})",
+        labels=[first.labels[i] for i in some],
+        **shown_codes(run.vqvae, first.codes[some]),
     )
 
 
 def side_by_side(shown: HeldOut, samples: Samples, folder: Path) -> None:
     """Real, reconstructed and generated slices of the same positions above each other."""
     some = spread_over(len(shown.split), BESIDE)
-    rows = [(f"real ({shown.name})", shown.images[some, 0].numpy()), ("reconstructed", shown.decoded[some, 0].numpy())]
-    if shown.sharp is not None:
-        rows.append(("reconstructed,\nsharp", shown.sharp[some, 0].numpy()))
+    named = {
+        f"real ({shown.name})": shown.images,
+        "reconstructed,\nfirst level": shown.first,
+        "reconstructed": shown.decoded,
+        "reconstructed,\nsharp": shown.sharp,
+    }
+    rows = [(name, each[some, 0].numpy()) for name, each in named.items() if each is not None]
     rows.append(("generated", samples.images[some].numpy()))
     numbers = shown.split.slice_numbers
     figures.rows_of_slices(
@@ -102,7 +117,8 @@ def side_by_side(shown: HeldOut, samples: Samples, folder: Path) -> None:
 
 def architecture(run: Run, folder: Path) -> None:
     """The diagram of both stages, with the shapes of this run."""
-    vqvae, prior = run.vqvae.arguments, run.prior.arguments
+    vqvae, prior = first_of(run.vqvae).arguments, run.prior.arguments
+    detail = run.vqvae.detail.arguments if run.detail_prior is not None else None
     diagram.architecture(
         folder / "architecture.png",
         vqvae["downsample"],
@@ -111,6 +127,7 @@ def architecture(run: Run, folder: Path) -> None:
         (run.frame.height, run.frame.width),
         prior["channels"],
         prior["layers"],
+        detail and (detail["num_codes"], detail["code_dim"], run.detail_prior.arguments["layers"]),
     )
 
 
@@ -155,11 +172,11 @@ def codebook(vqvae: VQVAE, counts: Tensor, path: Path, title: str) -> None:
 
 
 def neighbours(
-    run: Run, samples: Tensor, nearest: Tensor, distances: Sequence[tuple[float, float]], path: Path, title: str
+    run: Run, samples: CodeMaps, nearest: CodeMaps, distances: Sequence[tuple[float, float]], path: Path, title: str
 ) -> None:
     """Samples above the training slices nearest to them, all painted by the reconstruction decoder within the frame.
 
-    samples, nearest: `[N, h, w]` code maps. distances: in pixels and in codes (0..1), of each pair.
+    samples, nearest: `[N, h, w]` code maps of each level. distances: in pixels and in codes (0..1), of each pair.
     """
     rows = [
         (name, run.frame.crop(decode(run.vqvae, codes, run.frame)[:, 0]).numpy())

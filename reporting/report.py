@@ -32,6 +32,22 @@ ROWS = (  # key in scores.json, how it is called, format
     ("bits_per_code_lzma", "bits per code, lzma", ".3f"),
     ("bits_per_slice", "bits per slice, prior", ".0f"),
 )
+SECOND_LEVEL = (  # key in `detail` of scores.json, how it is called, format
+    ("codes_used", "codes used", "d"),
+    ("perplexity", "perplexity of the codes", ".1f"),
+    ("codes_per_slice", "codes per slice", "d"),
+    ("bits_per_code_frequencies", "bits per code, code frequencies", ".3f"),
+    ("bits_per_code_marginal", "bits per code, positional marginal", ".3f"),
+    ("bits_per_code", "bits per code, prior told the first level", ".3f"),
+    ("bits_per_code_train", "bits per code, prior told the first level, on training maps", ".3f"),
+    ("bits_per_code_told", "bits per code, prior told the first level and the slice below", ".3f"),
+    ("bits_per_slice", "bits per slice, prior told the first level", ".0f"),
+)
+DECODERS = {  # name in `decoders` of scores.json, how it is called
+    "first": "first level alone",
+    "faithful": "reconstruction decoder",
+    "sharp": "sharp decoder",
+}
 DETAIL = {  # key in scores.json, how it is called
     "texture_kurtosis": "texture_kurtosis: of its distribution in tissue, 3 for noise",
     "edge_to_smooth": "edge_to_smooth: its power at the strongest edges / in smooth tissue",
@@ -49,9 +65,12 @@ OF_HEADS = (
 )
 PICTURES = (
     ("vqvae_train_status.png", "Training of the VQ-VAE"),
+    ("detail_train_status.png", "Training of the second level of codes"),
+    ("detail.png", "What the second level adds"),
     ("original.png", "Original slices"),
     ("reconst.png", "The same slices, reconstructed"),
     ("prior_train_status.png", "Training of the prior"),
+    ("detail_prior_train_status.png", "Training of the second level's prior"),
     ("sharp_train_status.png", "Training of the sharp decoder"),
     ("sharpness.png", "What the sharp decoder restores"),
     ("test_q.png", "Codes q(z|x) of real slices"),
@@ -67,6 +86,7 @@ PICTURES = (
     ("codebook.png", "The codes, each decoded alone"),
     ("bits_by_position.png", "Where the bits are"),
     ("realism.png", "How far samples are from real slices"),
+    ("realism_first_level.png", "The same of samples as the first level alone paints them"),
     ("closest_training_slices.png", "The samples nearest to training slices"),
     ("nearest_training_slices.png", "Samples picked at random, and their nearest training slices"),
     ("drawn_heads.png", "Whole heads that were drawn, and real ones"),
@@ -83,9 +103,11 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
     """A Markdown table, a column a split, that also reads well on a terminal. `scores`: of each split, as in `scores.json`."""
     names = list(scores)
     lines = [("", *names), ("---", *("---:" for _ in names))]
-    for key, title, form in ROWS:
-        if any(key in scores[name] for name in names):
-            lines.append((title, *(_cell(scores[name], key, form) for name in names)))
+    detail = {name: each.get("detail", {}) for name, each in scores.items()}
+    for values, rows, level in ((scores, ROWS, ""), (detail, SECOND_LEVEL, "second level: ")):
+        for key, title, form in rows:
+            if any(key in values[name] for name in names):
+                lines.append((f"{level}{title}", *(_cell(values[name], key, form) for name in names)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     return "\n".join(
         "| "
@@ -106,21 +128,26 @@ def _cell(scores: dict[str, float], key: str, form: str) -> str:
 
 
 def of_samples(scores: dict[str, Any]) -> str:
-    """What a split's scores say of both decoders and of samples, as Markdown: realism, copies and what was left out."""
+    """What a split's scores say of levels, decoders and samples, as Markdown: realism, copies and what was left out."""
     parts = []
     if "decoders" in scores:
         parts.append(_of_decoders(scores["decoders"]))
+    if scores.get("rate_distortion"):
+        parts.append(_of_rates(scores["rate_distortion"]))
     painted = f"{scores.get('samples')} samples, {_decoder(scores)} decoder"
+    first = scores.get("first_level", {})
     if "realism" in scores:
-        parts += [_of_distances(f"distance from real slices, {painted}", scores["realism"]), PERFECT]
+        parts += [_of_realism(painted, scores["realism"], first.get("realism", {})), PERFECT]
     if scores.get("texture", {}).get("real"):
-        drawn, real = scores["texture"]["samples"], scores["texture"]["real"]
+        columns = {painted: scores["texture"]["samples"], "real slices": scores["texture"]["real"]}
+        if "texture" in first:
+            columns = {"first level alone": first["texture"]["samples"]} | columns
         rows = [
-            f"| {DETAIL[name]} | {drawn[name]:.3g} | {real[name]:.3g} |"
+            f"| {DETAIL[name]} | " + " | ".join(f"{values[name]:.3g}" for values in columns.values()) + " |"
             for name in DETAIL
-            if name in drawn and name in real
+            if all(name in values for values in columns.values())
         ]
-        head = f"| where fine detail lies, above 0.2 cycles a pixel | {painted} | real slices |\n|---|--:|--:|"
+        head = f"| where fine detail lies, above 0.2 cycles a pixel | {' | '.join(columns)} |\n|---{'|--:' * len(columns)}|"
         parts.append("\n".join([head, *rows]))
     if "samples_sharpness" in scores:
         parts.append(f"Sharpness of the samples: {scores['samples_sharpness']:.3f} of real slices'.")
@@ -129,6 +156,7 @@ def of_samples(scores: dict[str, Any]) -> str:
         parts.append(
             f"{copies['listed']} of {scores['samples']} samples ({100 * copies['share']:.1f} %) are nearer to a training slice "
             "than 99 % of held-out slices of their position are, in pixels and in codes."
+            + (f" In codes of the second level {copies['detail_listed']} are." if "detail_listed" in copies else "")
         )
     if "heads" in scores:
         parts += _of_heads(scores["heads"])
@@ -204,16 +232,42 @@ def _of_head_copies(heads: dict[str, Any]) -> str:
 
 
 def _of_decoders(decoders: dict[str, dict[str, float]]) -> str:
-    """Reconstructions by both decoders, and what of it the slices have, as Markdown."""
-    faithful, sharp, real = decoders["faithful"], decoders["sharp"], decoders.get("real", {})
-    names = [name for name in faithful if name in sharp]
+    """Reconstructions by each decoder, and what of it the slices have, as Markdown."""
+    there, real = [name for name in DECODERS if name in decoders], decoders.get("real", {})
+    names = [name for name in decoders[there[0]] if all(name in decoders[each] for each in there)]
     rows = [
-        f"| {name.replace('_', ' ')} | {faithful[name]:.4g} | {sharp[name]:.4g} | {_known(real, name)} |"
+        f"| {name.replace('_', ' ')} | "
+        + " | ".join(f"{decoders[each][name]:.4g}" for each in there)
+        + f" | {_known(real, name)} |"
         for name in names
     ]
-    head = "| reconstructions | reconstruction decoder | sharp decoder | the slices themselves |\n|---|--:|--:|--:|"
+    titles = [DECODERS[each] for each in there]
+    head = f"| reconstructions | {' | '.join(titles)} | the slices themselves |\n|---{'|--:' * len(titles)}|--:|"
     aucs = "`classifier auc`: on subjects that the networks have not seen; 0.5 is chance. `patch auc`: patches of 16x16 pixels."
     return "\n".join([head, *rows, "", aucs])
+
+
+def _of_rates(rates: dict[str, dict[str, float]]) -> str:
+    """What each level of codes costs and what is had for it, as Markdown."""
+    rows = [
+        f"| {name} | {rate['bits_per_slice']:.0f} | {rate['ssim']:.4f} | {rate['ssim_frame']:.4f} | {rate['psnr']:.2f} |"
+        for name, rate in rates.items()
+    ]
+    head = "| levels of codes | bits per slice, priors | SSIM, whole slice | SSIM, content frame | PSNR (dB) |"
+    return "\n".join([f"{head}\n|---|--:|--:|--:|--:|", *rows])
+
+
+def _of_realism(painted: str, found: dict[str, dict[str, float]], first: dict[str, dict[str, float]]) -> str:
+    """Distances of samples, and of what the first level alone paints of them, from real slices, as Markdown."""
+    rows = []
+    for name, value in found.items():
+        floor = max(value["floor"], 1e-12)
+        cells = [f"{value['score']:.4g}", f"{value['floor']:.4g}", f"{value['score'] / floor:.1f}"]
+        cells += [f"{first[name]['score'] / floor:.1f}" if name in first else ""] if first else []
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    titles = ["score", "of other real subjects", "ratio", *(["ratio, first level alone"] if first else [])]
+    head = f"| distance from real slices, {painted} | {' | '.join(titles)} |\n|---{'|--:' * len(titles)}|"
+    return "\n".join([head, *rows])
 
 
 def _known(values: dict[str, float], name: str) -> str:

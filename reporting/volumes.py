@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from common.files import write_text
 from common.runtime import Progress
 from inference.completion import Given
 from inference.geometry import Geometry
 from inference.heads import decode_head
+from models.codes import CodeMaps
 from reporting.figures import CELL, REFERENCE, VALIDATION, headline, save_figure
 from reporting.heads import contact_sheet, three_views
 from utils import Run
@@ -33,18 +33,19 @@ CUTS = {  # what the slices of a volume are, and what cuts across their columns 
 }
 
 
-def write_heads(run: Run, heads: Tensor, seed: int, geometry: Geometry, folder: Path, how: str) -> None:
+def write_heads(run: Run, heads: CodeMaps, seed: int, geometry: Geometry, folder: Path, how: str) -> None:
     """Decode heads and write of each the volume, a sheet of its slices and a page (`head_0000.nii.gz`, `.png`, `.html`); and
     three cuts through the middle of all of them (`heads.png`).
 
     Args:
-        heads: code maps, `[N, S, h, w]`. seed: of the texture. geometry: where they lie. how: they were drawn, for the titles.
+        heads: code maps, `[N, S, h, w]` of each level. seed: of the texture. geometry: where they lie. how: they were drawn, for
+            the titles.
     """
     shown: list[np.ndarray] = []
     numbers, trained = run.slice_numbers, f"{how} (trained on {run.config['data']['title']})"
     with Progress(len(heads), "decoding and writing", "head") as progress:
-        for index, codes in enumerate(heads):
-            images, place = decode_head(run, codes, seed, index), folder / f"head_{index:04d}"
+        for index in range(len(heads)):
+            images, place = decode_head(run, heads[index], seed, index), folder / f"head_{index:04d}"
             title, content = f"Head {index}, {trained}", run.frame.crop(images).numpy()
             write_volume(images.numpy(), numbers, geometry, place, f"Head {index}")
             contact_sheet(content, place.with_suffix(".png"), title, numbers)
@@ -55,13 +56,16 @@ def write_heads(run: Run, heads: Tensor, seed: int, geometry: Geometry, folder: 
     three_views({"drawn": shown}, folder / "heads.png", title, spacing, CUTS[geometry.axis], geometry.front_first)
 
 
-def write_completed(run: Run, heads: Tensor, seed: int, given: Given, folder: Path, how: str) -> None:
+def write_completed(run: Run, heads: CodeMaps, seed: int, given: Given, folder: Path, how: str) -> None:
     """Decode the drawn slices of completions and write of each the volume, its slices beside what was there, and a page
     (`completed_0000.nii.gz`, `.png`, `.html`). Arguments as of `write_heads`."""
     numbers = run.slice_numbers
     with Progress(len(heads), "decoding and writing", "volume") as progress:
-        for index, codes in enumerate(heads):
-            images, place = given.completed(decode_head(run, codes, seed, index)), folder / f"completed_{index:04d}"
+        for index in range(len(heads)):
+            images, place = (
+                given.completed(decode_head(run, heads[index], seed, index)),
+                folder / f"completed_{index:04d}",
+            )
             title = f"Completion {index} (red frames: drawn) of {how} (trained on {run.config['data']['title']})"
             write_volume(images.numpy(), numbers, given.geometry, place, f"Completion {index}")
             before, after = (run.frame.crop(each).numpy() for each in (given.images, images))

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from common.runtime import Progress
 from dataset import Split
+from models.codes import as_taken
+from models.detail import TwoLevelVQVAE
 from models.marginal import positional_marginal
 from models.neighbours import told_below
 from pixelcnn import GatedPixelCNN
@@ -25,6 +27,7 @@ def code_bits(
     title: str | None = None,
     tables: Callable[[Tensor], Tensor] | None = None,
     context: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each position
     over the maps, `[h, w]`, float64.
@@ -33,6 +36,7 @@ def code_bits(
     tables: from the indices of maps to log frequencies in place of the prior's own: of training maps, those without the map's
     subject (`PositionalMarginal.log_without`).
     context: `[N, M, h, w]` int64, of a prior that is told neighbouring maps (`models.neighbours.told_below`); None tells nothing.
+    features: from the indices of maps to what a prior is told of a coarser level (`told_of_first`).
     """
     device, of_maps, by_position = prior.embedding.weight.device, [], 0.0
     with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
@@ -44,6 +48,8 @@ def code_bits(
                 given["log_marginal"] = tables(torch.arange(start, start + len(batch))).to(device)
             if context is not None:
                 given["context"] = context[start : start + len(batch)].to(device)
+            if features is not None:
+                given["features"] = features(torch.arange(start, start + len(batch)))
             bits = code_lengths(prior(batch, conditions=told, **given), batch).cpu().double()
             of_maps.append(bits.mean((1, 2)))
             by_position = by_position + bits.sum(0)
@@ -57,9 +63,10 @@ def mean_bits(
     known: Mapping[str, np.ndarray],
     tables: Callable[[Tensor], Tensor] | None = None,
     context: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """Bits per code of `[N, h, w]` code maps under the prior; arguments as in `code_bits`."""
-    return float(code_bits(prior, codes, known, None, tables, context)[0].mean())
+    return float(code_bits(prior, codes, known, None, tables, context, features)[0].mean())
 
 
 def told_bits(
@@ -68,11 +75,12 @@ def told_bits(
     split: Split,
     some: np.ndarray | None = None,
     tables: Callable[[np.ndarray], Callable[[Tensor], Tensor] | None] = lambda _: None,
+    features: Callable[[np.ndarray], Callable[[Tensor], Tensor] | None] = lambda _: None,
 ) -> float | None:
     """Bits per code of slices that have another below them, under a prior that is told the map of that one.
 
     codes: `[N, h, w]` of all slices of the split. some: the slices asked for, by their indices; None: all.
-    tables: from the indices of slices to `tables` of `code_bits`.
+    tables, features: from the indices of slices to those of `code_bits`.
 
     None for a prior without context, or where no slice has one below.
     """
@@ -80,7 +88,19 @@ def told_bits(
     if not (prior.context_maps and len(below)):
         return None
     known, context = told_below(split, codes, prior.context_maps, below)
-    return mean_bits(prior, codes[torch.from_numpy(below)], known, tables(below), context)
+    return mean_bits(prior, codes[torch.from_numpy(below)], known, tables(below), context, features(below))
+
+
+def told_of_first(levels: TwoLevelVQVAE, first: Tensor) -> Callable[[np.ndarray], Callable[[Tensor], Tensor]]:
+    """From the indices of slices to what a prior of the second level is told of the first one's `[N, h, w]` maps of them, as
+    `code_bits` takes it."""
+    device = levels.first.quantizer.codebook.device
+
+    def of(some: np.ndarray) -> Callable[[Tensor], Tensor]:
+        chosen = torch.from_numpy(some)
+        return lambda indices: levels.context(as_taken(first[chosen[indices]], device))
+
+    return of
 
 
 def with_one_below(split: Split, some: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ C. Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -21,11 +21,16 @@ COLDEST, HOTTEST = 0.5, 2.0
 
 @torch.inference_mode()
 def fit_temperature(
-    prior: GatedPixelCNN, codes: Tensor, known: Mapping[str, np.ndarray], context: Tensor | None = None
+    prior: GatedPixelCNN,
+    codes: Tensor,
+    known: Mapping[str, np.ndarray],
+    context: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """The temperature at which the prior spends the fewest bits on `[N, h, w]` code maps that it has not learned from.
 
     known: what it is told of each slice, by name, `Split.known`. context: as in `bits.code_bits`, something for each slice.
+    features: as there.
     The prior stays as it is.
     """
     each = min(codes[0].numel(), math.ceil(CODES / len(codes)))
@@ -35,7 +40,9 @@ def fit_temperature(
     for part in np.array_split(np.arange(len(codes)), math.ceil(len(codes) / BATCH)):
         batch = codes[torch.from_numpy(part)].long().to(device)
         beside = None if context is None else context[torch.from_numpy(part)].to(device)
-        found = prior(batch, conditions=known_batch(known, part, prior), context=beside).float() * applied
+        coarser = None if features is None else features(torch.from_numpy(part))
+        told = known_batch(known, part, prior)
+        found = prior(batch, conditions=told, context=beside, features=coarser).float() * applied
         positions = torch.rand(len(batch), codes[0].numel(), generator=generator).argsort(1)[:, :each].to(device)
         at = positions[:, None].expand(-1, prior.num_codes, -1)
         logits.append(found.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).cpu())

@@ -5,7 +5,7 @@
 `scoring.evaluation` scores it; what has to be left out is noted in `case.notes`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dataset import Dataset, Split
 from inference.coding import decode, encode_split
+from models.codes import CodeMaps
+from models.detail import Codec, first_of
 from utils import Run
-from vqvae import VQVAE
 
 COMPARED = 2048  # held-out slices, spread over the split, that sets of slices are compared with, at most: they are held in memory
 PART = 256  # code maps decoded at a time
@@ -23,15 +24,17 @@ PART = 256  # code maps decoded at a time
 @dataclass(frozen=True)
 class Effort:
     """samples: slices drawn. halvings: of the real subjects, `realism.realism`. train_maps: training maps scored by the prior.
-    heads: whole heads drawn; 0 scores none."""
+    each_level: whether samples of two levels are scored as the first alone paints them too. heads: whole heads drawn; 0 scores
+    none."""
 
     samples: int
     halvings: int
     train_maps: int
+    each_level: bool = False
     heads: int = 0
 
 
-FULL, QUICK = Effort(500, 4, 1024), Effort(64, 1, 128)
+FULL, QUICK = Effort(500, 4, 1024, True), Effort(64, 1, 128)
 
 
 @dataclass
@@ -47,11 +50,11 @@ class Case:
     run: Run
     data: Dataset
     name: str
-    codes: dict[str, Tensor]
+    codes: dict[str, CodeMaps]
     effort: Effort
     seed: int
     pictures: Path
-    sharp: VQVAE | None = None
+    sharp: Codec | None = None
     decoder: str = "faithful"
     notes: list[str] = field(default_factory=list)
     trained_here: bool = True
@@ -67,12 +70,12 @@ class Case:
         return split if split is not None and len(split) == len(self.codes.get("train", ())) else None
 
     @property
-    def training_maps(self) -> list[Tensor]:
+    def training_maps(self) -> list[CodeMaps]:
         """Code maps of the training slices, and of the mirrored ones, as far as they are known."""
         return [self.codes[name] for name in ("train", "train_mirrored") if name in self.codes]
 
     @property
-    def split_codes(self) -> Tensor:
+    def split_codes(self) -> CodeMaps:
         """Code maps of the split's slices: those that are known, or encoded now."""
         known = self.codes.get(self.name) if self.name != "train" or self.trained_here else None
         if known is not None and len(known) == len(self.split):
@@ -82,10 +85,10 @@ class Case:
     @property
     def painter(self) -> Run:
         """The run, with the decoder that paints what is drawn."""
-        return self.run._replace(vqvae=self.sharp) if self.decoder == "sharp" else self.run
+        return replace(self.run, vqvae=self.sharp) if self.decoder == "sharp" else self.run
 
-    def faithful(self, codes: Tensor) -> Tensor:
-        """Slices of code maps as the VQ-VAE's own decoder paints them, within the frame: `[N, h, w]` -> `[N, H, W]` in 0..1, in
+    def faithful(self, codes: CodeMaps) -> Tensor:
+        """Slices of code maps as the VQ-VAE's own decoder paints them, within the frame, `[N, H, W]` in 0..1, in
         float16 to save memory."""
         run, parts = self.run, codes.split(PART)
         return torch.cat([run.frame.crop(decode(run.vqvae, part, run.frame)[:, 0]).half() for part in parts])
@@ -97,7 +100,7 @@ class Case:
 
     @property
     def num_codes(self) -> int:
-        return self.run.vqvae.quantizer.num_codes
+        return first_of(self.run.vqvae).quantizer.num_codes
 
     @property
     def trained_on(self) -> str:

@@ -32,6 +32,7 @@ from dataset import spread_over
 from inference.drawing import Samples, stretches_of
 from inference.geometry import Geometry
 from inference.heads import HeadRequest, decode_head, draw_heads, stretches, walk
+from models.codes import CodeMaps, each_level, first_level
 from reporting.heads import continuity_bands, three_views
 from reporting.volumes import CUTS
 from scoring.case import COMPARED, PART, Case
@@ -48,10 +49,10 @@ SHOWN = 4  # drawn heads in the picture, and real ones
 ALONG = {"neighbour_ssim": "SSIM with the next slice", "code_agreement": "share of codes that the next slice has too"}
 
 
-def score_heads(case: Case, codes: Tensor, samples: Samples) -> dict[str, Any]:
+def score_heads(case: Case, codes: CodeMaps, samples: Samples) -> dict[str, Any]:
     """Draw `case.effort.heads` whole heads and score them; the key "heads" of `scores.json`, as this module's docstring says.
 
-    codes: `[N, h, w]` of the split's slices. samples: slices that were drawn alone.
+    codes: of the split's slices. samples: slices that were drawn alone.
 
     Raises:
         UserError: for a run that cannot draw heads.
@@ -85,7 +86,7 @@ def score_heads(case: Case, codes: Tensor, samples: Samples) -> dict[str, Any]:
     return {"heads": scores | head_copies(case, maps, real.codes)}
 
 
-def real_heads(case: Case, codes: Tensor) -> HeadSet:
+def real_heads(case: Case, codes: CodeMaps) -> HeadSet:
     """The whole heads of the split, within the frame; of at most `COMPARED` slices together, spread over the split.
 
     Raises:
@@ -99,7 +100,7 @@ def real_heads(case: Case, codes: Tensor) -> HeadSet:
     return heads_of(split, case.run.frame, codes, numbers, max(FEWEST_REAL, COMPARED // len(numbers)))
 
 
-def painted(case: Case, heads: Tensor, title: str = "painting heads") -> Tensor:
+def painted(case: Case, heads: CodeMaps, title: str = "painting heads") -> Tensor:
     """Code maps `[N, S, h, w]` as the decoder paints them that paints samples, within the frame: `[N, S, H, W]` in 0..1."""
     run, images = case.painter, []
     with Progress(len(heads), title, "head") as progress:
@@ -178,7 +179,7 @@ def as_json(scores: dict[str, Realism]) -> dict[str, dict[str, float]]:
 # --------------------------------------------------------------------------- copies
 
 
-def head_copies(case: Case, drawn: Tensor, held_out: Tensor) -> dict[str, Any]:
+def head_copies(case: Case, drawn: CodeMaps, held_out: CodeMaps) -> dict[str, Any]:
     """Whether one training person is behind a drawn head, `memorisation.copied_heads`. drawn, held_out: `[N, S, h, w]`."""
     known, split = case.training_maps, case.training_split
     if not known or case.name == "train" or split is None:
@@ -193,7 +194,11 @@ def head_copies(case: Case, drawn: Tensor, held_out: Tensor) -> dict[str, Any]:
             for start in range(0, len(maps), PART):
                 yield case.faithful(maps[start : start + PART]), split.subjects[start : start + PART]
 
-    heads = [case.faithful(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]) for codes in (drawn, held_out)]
+    shape = first_level(drawn).shape[1:2]
+    heads = [
+        case.faithful(each_level(lambda maps: maps.flatten(0, 1), codes)).unflatten(0, (-1, *shape))
+        for codes in (drawn, held_out)
+    ]
     try:
         with Progress(sum(map(len, known)), "copies of heads", "slice") as progress:
             found = copied_heads(*heads, train(), progress.update)

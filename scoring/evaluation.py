@@ -7,7 +7,11 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - slices, subjects; ssim, psnr (dB), mae, each also with _frame and _foreground and with the ends of its 95 % interval as _low
   and _high (`metrics.mean_interval`; none over a single subject); sharpness: `slices.reconstruction_summary`.
 - codes_used, perplexity, entropy, codes_per_slice, bits_per_slice_fixed: `slices.codes_summary`.
-- decoders: of both decoders of a run that has a sharp one, `compare_decoders`: scores of the same slices' reconstructions.
+- decoders: of both decoders of a run that has a sharp one, and of the first level alone of a run with two,
+  `decoders.compare_decoders`: scores of the same slices' reconstructions.
+- detail, rate_distortion: of a run with two levels of codes, `levels`. Scores of codes and of the prior that stand here are of
+  the first; reconstructions and samples are of both. first_level: the scores of samples below as the first level alone paints
+  them (not with little effort).
 - by_slice: number, ssim_frame, psnr_frame and, with a prior, bits_per_code: lists over slice numbers.
 - by_group: condition -> group -> subjects, slices and means of the same scores: of each class, of thirds of a number, and of
   those whose value is unknown.
@@ -24,7 +28,8 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 - copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
   slices of their position, in pixels and in codes; thresholds: those distances, as lists number (of the slice; null for all
   where the data says nothing of it), pixels, codes; closest: the nearest pairs as sample, train (the file's name, null where
-  the data does not hold it), mirrored, distance_pixels, distance_codes.
+  the data does not hold it), mirrored, distance_pixels, distance_codes. Of two levels also detail, distance_detail, and
+  detail_listed: the number of samples that are nearer in the second level's codes.
 - heads: of whole heads, where some were asked for; its keys are those of `scoring.drawn_heads`.
 - notes: what was left out, and why.
 """
@@ -42,22 +47,24 @@ from torch import Tensor
 
 from common.runtime import Progress
 from dataset import spread_over
-from inference.coding import decode, encode
+from inference.coding import decode
 from inference.drawing import Request, Samples, draw_samples, spread_numbers
+from models.codes import CodeMaps, Codes, each_level, first_level
+from models.detail import Codec, first_of
 from models.marginal import PositionalMarginal
 from reporting import figures, pictures
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
 from scoring.case import COMPARED, PART, Case
-from scoring.classifier import two_sample_auc
+from scoring.decoders import compare_decoders
 from scoring.drawn_heads import score_heads
+from scoring.levels import Coded, rate_distortion, second_level
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
-from scoring.realism import FEWEST_SUBJECTS, intensity_distance, realism, sliced_wasserstein
-from scoring.sets import SliceSet, Untaken
+from scoring.realism import FEWEST_SUBJECTS, realism
+from scoring.sets import SliceSet
 from scoring.slices import codes_summary, reconstruction_summary, slice_scores
 from scoring.texture import texture_summary, texture_values
 from sources.conditions import Condition
-from vqvae import VQVAE
 
 WORST, CLOSEST, NEIGHBOURS = 8, 8, 12
 
@@ -66,15 +73,23 @@ def evaluate_split(case: Case) -> dict[str, Any]:
     """All scores of the split, with their pictures; the keys are those of this module's docstring."""
     codes = case.split_codes
     values = slice_scores(case.run.vqvae, case.split, codes, case.run.frame, case.name)
-    scores = reconstruction_summary(values, case.split.subjects) | codes_summary(codes, case.num_codes)
-    if case.sharp is not None:
-        scores["decoders"] = compare_decoders(case, codes, values)
+    scores = reconstruction_summary(values, case.split.subjects) | codes_summary(first_level(codes), case.num_codes)
+    if case.sharp is not None or isinstance(codes, Codes):
+        about = (case.split, case.name, case.run.frame, case.seed)
+        scores["decoders"] = compare_decoders(decoders_of(case, codes), *about, {"faithful": values}, case.leave_out)
     picture_reconstructions(case, codes, values["ssim_frame"])
     if case.run.prior is not None:
-        scores |= score_prior(case, codes, values)
+        scores |= score_prior(case, first_level(codes), values)
+    if isinstance(codes, Codes):
+        scores["detail"] = score_detail(case, codes)
+        scores["rate_distortion"] = rate_distortion(scores)
+    if case.run.prior is not None:
         samples = draw(case)
         scores |= {"samples": len(samples), "seed": case.seed, "decoder": case.decoder}
         scores |= score_realism(case, samples) | score_copies(case, samples, codes)
+        if isinstance(codes, Codes) and case.effort.each_level:
+            images = decode(case.run.vqvae, first_level(samples.codes), case.run.frame)[:, 0]
+            scores["first_level"] = score_realism(case, replace(samples, images=images), "realism_first_level.png")
         scores |= score_heads(case, codes, samples) if case.effort.heads else {}
     if case.split.numbers is not None:
         scores["by_slice"] = by_slice(case, values)
@@ -130,80 +145,23 @@ def groups(condition: Condition, values: np.ndarray) -> Iterator[tuple[str, np.n
     yield from ((name, inside) for name, inside in [*parts, ("unknown", ~known)] if inside.any())
 
 
-def compare_decoders(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Both decoders on the same codes, by name, "faithful" and "sharp"; and as "real" what of it the slices themselves have.
-
-    ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
-    themselves, fine to coarse, times 1000. classifier_auc, patch_auc: of small networks that tell reconstructions from slices on
-    subjects that they have not seen, by whole slices and by small patches, 0.5 (cannot) to 1. codes_kept: share of the codes that
-    stay the same when the reconstruction is encoded again. histogram: how far foreground intensities are from the slices', in
-    gray levels of 255. texture_kurtosis, edge_to_smooth, tissue_noise: where fine detail lies, `texture.texture_summary`.
-    """
-    names = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
-    split = case.split.evenly(COMPARED)
-    images = split.batch(np.arange(len(split)), case.run.frame)[:, 0]
-    real = SliceSet(images, split.subjects, symmetric=split.symmetric, texture=texture_values(images))
-    found = {
-        name: {key: summary[key] for key in names} | likeness_to_slices(case, model, codes, real)
-        for name, model, summary in (
-            ("faithful", case.run.vqvae, reconstruction_summary(values, case.split.subjects)),
-            ("sharp", case.sharp, _summary(case, codes)),
-        )
-    }
-    return found | {"real": texture_summary(real.texture)}
+def decoders_of(case: Case, codes: CodeMaps) -> dict[str, tuple[Codec, CodeMaps]]:
+    """What paints reconstructions, by name, and from which codes."""
+    vqvae = case.run.vqvae
+    ways = {"first": (vqvae, first_level(codes))} if isinstance(codes, Codes) else {}
+    return ways | {"faithful": (vqvae, codes)} | ({} if case.sharp is None else {"sharp": (case.sharp, codes)})
 
 
-def _summary(case: Case, codes: Tensor) -> dict[str, float]:
-    values = slice_scores(case.sharp, case.split, codes, case.run.frame, f"{case.name}, sharp")
-    return reconstruction_summary(values, case.split.subjects)
-
-
-def likeness_to_slices(case: Case, model: VQVAE, codes: Tensor, real: SliceSet) -> dict[str, float]:
-    """How like the real slices a decoder's reconstructions of them are as a set; keys as in `compare_decoders`.
-
-    real: slices spread over the split, whose reconstructions are compared.
-    """
-    frame = case.run.frame
-    decoded, kept = [], []
-    for part in codes[spread_over(len(codes), COMPARED)].split(32):
-        images = decode(model, part, frame)
-        kept.append(encode(case.run.vqvae, images, frame) == part)
-        decoded.append(frame.crop(images)[:, 0])
-    compared = replace(real, images=torch.cat(decoded), texture=None)
-    scores = {"codes_kept": float(torch.cat(kept).double().mean())}
-    ways: dict[str, Callable[[], float | list[float] | dict[str, float]]] = {
-        "histogram": lambda: intensity_distance(compared.images, real.images),
-        "swd": lambda: sliced_wasserstein(compared.images, real.images, torch.Generator().manual_seed(case.seed)),
-        "classifier": lambda: classifier_aucs(compared, real, case.seed),
-    }
-    for name, way in ways.items():
-        try:
-            value = way()
-        except Untaken as reason:
-            case.leave_out(f"{name} of reconstructions is not scored: {reason}")
-            continue
-        if isinstance(value, list):
-            value = {f"{name}_{level}": each for level, each in enumerate(value)}
-        scores |= value if isinstance(value, dict) else {name: value}
-    return scores | texture_summary(texture_values(compared.images))
-
-
-def classifier_aucs(compared: SliceSet, real: SliceSet, seed: int) -> dict[str, float]:
-    """`two_sample_auc` by the keys of `compare_decoders`."""
-    auc = two_sample_auc(compared, real, seed)
-    return {"classifier_auc": auc.slices} | ({"patch_auc": auc.patches} if np.isfinite(auc.patches) else {})
-
-
-def picture_reconstructions(case: Case, codes: Tensor, ssim_frame: np.ndarray) -> None:
+def picture_reconstructions(case: Case, codes: CodeMaps, ssim_frame: np.ndarray) -> None:
     """Pictures of the worst reconstructions and of the codebook."""
     about = f"{case.name} split of {case.data.title}"
     worst = np.argsort(ssim_frame, kind="stable")[:WORST]
     decoded = decode(case.run.vqvae, codes[torch.from_numpy(worst)], case.run.frame)
     path = case.pictures / "worst_reconstructions.png"
     pictures.worst_reconstructions(case.split, decoded, worst, ssim_frame, path, about)
-    counts = CodeUsage.of(codes, case.num_codes).counts
+    counts = CodeUsage.of(first_level(codes), case.num_codes).counts
     about = f"{case.name} split ({case.data.title}"
-    pictures.codebook(case.run.vqvae, counts, case.pictures / "codebook.png", about)
+    pictures.codebook(first_of(case.run.vqvae), counts, case.pictures / "codebook.png", about)
 
 
 # --------------------------------------------------------------------------- prior
@@ -234,17 +192,17 @@ def score_prior(case: Case, codes: Tensor, values: dict[str, np.ndarray]) -> dic
     if "train" not in case.codes:
         case.notes.append("the run has no codes of its training split: no positional marginal, no generalisation gap")
         return scores
-    scores["bits_per_code_marginal"] = marginal_bits(case.codes["train"], codes, case.num_codes)
-    train = case.training_split
+    train, train_codes = case.training_split, first_level(case.codes["train"])
+    scores["bits_per_code_marginal"] = marginal_bits(train_codes, codes, case.num_codes)
     if case.name != "train" and train is not None:
         some = spread_over(len(train), case.effort.train_maps)
-        maps = case.codes["train"][torch.from_numpy(some)]
+        maps = train_codes[torch.from_numpy(some)]
         on_train = mean_bits(case.run.prior, maps, train.known_of(some), without_their_subjects(case, some))
         scores["bits_per_code_train"] = on_train
         scores["generalisation_gap"] = mean - scores["bits_per_code_train"]
         if told is not None:
             tables = partial(without_their_subjects, case)
-            scores["bits_per_code_told_train"] = told_bits(case.run.prior, case.codes["train"], train, some, tables)
+            scores["bits_per_code_told_train"] = told_bits(case.run.prior, train_codes, train, some, tables)
     return scores
 
 
@@ -253,9 +211,18 @@ def without_their_subjects(case: Case, some: np.ndarray) -> Callable[[Tensor], T
     subject it has counted says nothing of how it does on others."""
     if case.run.prior.log_marginal is None or case.training_split is None:
         return None
-    marginal = PositionalMarginal(case.training_maps, case.num_codes, case.training_split.subjects)
+    maps = [first_level(each) for each in case.training_maps]
+    marginal = PositionalMarginal(maps, case.num_codes, case.training_split.subjects)
     chosen = torch.from_numpy(some)
     return lambda indices: marginal.log_without(chosen[indices])
+
+
+def score_detail(case: Case, codes: Codes) -> dict[str, float]:
+    """`levels.second_level` of the split."""
+    train, training = case.codes.get("train"), None
+    if train is not None and case.training_split is not None and case.name != "train":
+        training = Coded(case.training_split, train)
+    return second_level(case.run, Coded(case.split, codes), train, training, case.effort.train_maps)
 
 
 # --------------------------------------------------------------------------- samples
@@ -268,8 +235,8 @@ def draw(case: Case) -> Samples:
     return draw_samples(case.painter, Request(count, numbers, seed=case.seed), "samples")
 
 
-def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
-    """How real the samples are, `realism.realism`, beside what real slices are apart."""
+def score_realism(case: Case, samples: Samples, file: str = "realism.png") -> dict[str, Any]:
+    """How real the samples are, `realism.realism`, beside what real slices are apart; leaves a picture of this name."""
     frame, subjects = case.run.frame, len(set(case.split.subjects))
     if subjects < FEWEST_SUBJECTS:
         case.leave_out(f"realism is not scored: {subjects} subjects, and it needs at least {FEWEST_SUBJECTS}")
@@ -288,7 +255,7 @@ def score_realism(case: Case, samples: Samples) -> dict[str, Any]:
     if found:
         figures.realism(
             {name: (value.score, value.floor) for name, value in found.items()},
-            case.pictures / "realism.png",
+            case.pictures / file,
             f"Distance of {len(samples)} samples (trained on {case.trained_on}) from real slices",
         )
     values = {name: {"score": value.score, "floor": value.floor} for name, value in found.items()}
@@ -303,7 +270,7 @@ def mean_fine_power(images: Tensor) -> float:
     return float(torch.cat([fine_power(part[:, None]) for part in images.split(64)]).double().mean())
 
 
-def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
+def score_copies(case: Case, samples: Samples, codes: CodeMaps) -> dict[str, Any]:
     """How near samples come to training slices, beside how near held-out slices come."""
     known = case.training_maps
     if not known or case.name == "train":
@@ -330,14 +297,15 @@ def score_copies(case: Case, samples: Samples, codes: Tensor) -> dict[str, Any]:
         "share": float(audit.listed.double().mean()),
         "thresholds": _thresholds(audit, samples.numbers if held_out.numbers is not None else None),
         "closest": pairs,
-    }
+    } | ({"detail_listed": int(audit.nearer("detail").sum())} if "detail" in audit.samples else {})
     return {"copies": copies}
 
 
 def picture_neighbours(case: Case, samples: Samples, audit: Audit, chosen: Tensor, file: str, title: str) -> None:
     """Samples above the training slices that are nearest to them."""
     known, nearest = case.training_maps, audit.samples["pixels"].index[chosen].tolist()
-    originals = torch.stack([known[index // len(known[0])][index % len(known[0])] for index in nearest])
+    maps = [known[index // len(known[0])][index % len(known[0])] for index in nearest]
+    originals = each_level(lambda *each: torch.stack(each), *maps)
     distances = list(zip(*(audit.samples[space].distance[chosen].tolist() for space in ("pixels", "codes"))))
     title = f"{title} (trained on {case.trained_on})"
     pictures.neighbours(case.run, samples.codes[chosen], originals, distances, case.pictures / file, title)
@@ -356,6 +324,4 @@ def _pair(case: Case, audit: Audit, index: int, train_slices: int) -> dict[str, 
         "sample": index,
         "train": None if train is None else train.names[place % train_slices],
         "mirrored": place >= train_slices,
-        "distance_pixels": float(audit.samples["pixels"].distance[index]),
-        "distance_codes": float(audit.samples["codes"].distance[index]),
-    }
+    } | {f"distance_{space}": float(nearest.distance[index]) for space, nearest in audit.samples.items()}

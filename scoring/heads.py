@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset import Frame, Split, spread_over
+from models.codes import CodeMaps, first_level
 from scoring.classifier import tell_apart
 from scoring.continuity import AREAS, LAGS, continuity
 from scoring.realism import FEWEST_SUBJECTS, Mirror, Realism, find_mirror, over_halves, sliced_wasserstein
@@ -43,7 +44,7 @@ class HeadSet:
     images: `[N, S, H, W]` float32 in 0..1, within the content frame, in the order of their numbers.
     groups: `[N]` the subject of a real head; a drawn one stands alone.
     numbers: `[S]` slice numbers, ascending.
-    codes: `[N, S, h, w]` code maps, or None.
+    codes: `[N, S, h, w]` code maps of each level, or None.
     symmetric: whether a slice mirrored across its rows may stand for one, `dataset.Split`.
     measured: by name, `[N, values]` each, `continuity` of each head; None where it has not been taken.
     """
@@ -51,7 +52,7 @@ class HeadSet:
     images: Tensor
     groups: Sequence[str]
     numbers: np.ndarray
-    codes: Tensor | None = None
+    codes: CodeMaps | None = None
     symmetric: bool = False
     measured: Mapping[str, np.ndarray] | None = None
 
@@ -73,7 +74,7 @@ class HeadSet:
 def heads_of(
     split: Split,
     frame: Frame | None = None,
-    codes: Tensor | None = None,
+    codes: CodeMaps | None = None,
     numbers: np.ndarray | None = None,
     most: int | None = None,
 ) -> HeadSet:
@@ -201,7 +202,7 @@ def measured(heads: HeadSet, mirror: Mirror, progress: Callable[[int], None] | N
         return heads
     rows = []
     for index, images in enumerate(heads.images):
-        rows.append(continuity(images, None if heads.codes is None else heads.codes[index], mirror))
+        rows.append(continuity(images, None if heads.codes is None else first_level(heads.codes)[index], mirror))
         if progress is not None:
             progress(1)
     return replace(heads, measured={name: np.stack([row[name] for row in rows]) for name in rows[0]})

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.codes import CodeMaps, Codes, first_level
 from scoring.sets import Untaken
 
 PERCENTILE = (
@@ -23,15 +24,16 @@ PERCENTILE = (
 )
 FEWEST_HELD_OUT = 100  # held-out slices that such a percentile is taken of; neighbouring positions are taken in for it
 CHUNK = 256  # slices compared at a time
+DECIDING = ("pixels", "codes")  # spaces in which a sample has to be near to be listed
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers; and
-    their slice numbers, `numbers` `[N]`, or None where the data says nothing of them."""
+    """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers of each
+    level; and their slice numbers, `numbers` `[N]`, or None where the data says nothing of them."""
 
     images: Tensor
-    codes: Tensor
+    codes: CodeMaps
     numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -48,22 +50,28 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit_copies` finds, by "pixels" and by "codes".
+    """What `audit_copies` finds, by "pixels", by "codes", and by "detail" where there is a second level of codes.
 
     samples: nearest training slices. threshold: `[N]`, of each sample's slice position, the 1st percentile of the held-out
-    slices' distances. listed: `[N]` bool, samples nearer than that in both spaces.
+    slices' distances. `listed`: `[N]` bool, samples nearer than that in pixels and in codes. The second level decides nothing: a
+    copy whose details were drawn anew is a copy.
     """
 
     samples: dict[str, Nearest]
     threshold: dict[str, Tensor]
-    listed: Tensor
+
+    @property
+    def listed(self) -> Tensor:
+        return torch.stack([self.nearer(space) for space in DECIDING]).all(0)
 
     def closest(self, count: int) -> Tensor:
         """The `count` samples nearest to a training slice in both spaces, relative to the thresholds, nearest first."""
-        relative = [
-            nearest.distance / self.threshold[space].clamp(min=1e-12) for space, nearest in self.samples.items()
-        ]
+        relative = [self.samples[space].distance / self.threshold[space].clamp(min=1e-12) for space in DECIDING]
         return torch.stack(relative).amax(0).argsort()[:count]
+
+    def nearer(self, space: str) -> Tensor:
+        """`[N]` bool, samples nearer than their threshold in one space."""
+        return self.samples[space].distance < self.threshold[space]
 
 
 def audit_copies(
@@ -84,20 +92,28 @@ def audit_copies(
         the parts of the training set.
     """
     sets = {"samples": samples, "held_out": held_out}
-    searches = {name: (ImageSearch(slices.images), CodeSearch(slices.codes)) for name, slices in sets.items()}
+    searches = {
+        name: {space: SEARCHES[space](maps) for space, maps in _spaces(slices).items()} for name, slices in sets.items()
+    }
     for part in train:
-        for images, codes in searches.values():
-            images.look_at(part.images)
-            codes.look_at(part.codes)
+        for each in searches.values():
+            for space, maps in _spaces(part).items():
+                each[space].look_at(maps)
         if progress is not None:
             progress(len(part))
-    near = {name: {"pixels": pair[0].nearest(), "codes": pair[1].nearest()} for name, pair in searches.items()}
+    near = {name: {space: search.nearest() for space, search in each.items()} for name, each in searches.items()}
     threshold = {
         space: thresholds(nearest.distance, held_out.numbers, len(samples), samples.numbers)
         for space, nearest in near["held_out"].items()
     }
-    listed = torch.stack([nearest.distance < threshold[space] for space, nearest in near["samples"].items()]).all(0)
-    return Audit(near["samples"], threshold, listed)
+    return Audit(near["samples"], threshold)
+
+
+def _spaces(slices: Slices) -> dict[str, Tensor]:
+    """Slices in each space."""
+    codes, images = slices.codes, slices.images
+    spaces = {"pixels": images, "codes": first_level(codes)}
+    return spaces | ({"detail": codes.detail} if isinstance(codes, Codes) else {})
 
 
 def thresholds(distances: Tensor, held_out: np.ndarray | None, count: int, samples: np.ndarray | None) -> Tensor:
@@ -279,3 +295,6 @@ class PeopleSearch:
         shares = (found.argmin(0) == order[0, :, None]).double().mean(1)
         ratios = means[0] / means[1].clamp(min=1e-12)
         return people[order[0].numpy()].tolist(), shares.numpy(), ratios.numpy()
+
+
+SEARCHES: dict[str, type[_Search]] = {"pixels": ImageSearch, "codes": CodeSearch, "detail": CodeSearch}

@@ -7,6 +7,8 @@ from torch import Tensor
 from common.runtime import Progress
 from dataset import Frame, Split
 from inference.coding import encode_split, reconstructions
+from models.codes import CodeMaps, first_level
+from models.detail import Codec, first_of
 from pixelcnn import GatedPixelCNN
 from scoring.bits import marginal_bits, mean_bits, told_bits
 from scoring.metrics import (
@@ -20,17 +22,16 @@ from scoring.metrics import (
     ssim,
     ssim_map,
 )
-from vqvae import VQVAE
 
 
-def mean_ssim(model: VQVAE, split: Split, codes: Tensor, frame: Frame) -> float:
+def mean_ssim(model: Codec, split: Split, codes: CodeMaps, frame: Frame) -> float:
     """SSIM of the reconstructions on whole slices."""
     values = [ssim(decoded, images) for images, decoded in reconstructions(model, split, codes, frame)]
     return float(torch.cat(values).double().mean())
 
 
 def slice_scores(
-    vqvae: VQVAE, split: Split, codes: Tensor, frame: Frame, title: str | None = None
+    vqvae: Codec, split: Split, codes: CodeMaps, frame: Frame, title: str | None = None
 ) -> dict[str, np.ndarray]:
     """Scores of each slice's reconstruction, `[N]` float64 each.
 
@@ -73,15 +74,15 @@ def _slice_scores(images: Tensor, decoded: Tensor, frame: Frame) -> dict[str, Te
 
 
 def score_split(
-    vqvae: VQVAE,
+    vqvae: Codec,
     prior: GatedPixelCNN | None,
     split: Split,
     frame: Frame,
-    train_codes: Tensor | None = None,
+    train_codes: CodeMaps | None = None,
     title: str | None = None,
-    codes: Tensor | None = None,
+    codes: CodeMaps | None = None,
 ) -> dict[str, float]:
-    """Scores of a run over all slices of a split.
+    """Scores of a run over all slices of a split: reconstructions by all levels of codes, codes and bits of the first.
 
     Args:
         vqvae, prior: in eval mode; without a prior its scores are left out.
@@ -99,14 +100,15 @@ def score_split(
     if codes is None:
         codes = encode_split(vqvae, split, frame, title and f"encode {title}")
     scores = reconstruction_summary(slice_scores(vqvae, split, codes, frame, title), split.subjects)
-    scores |= codes_summary(codes, vqvae.quantizer.num_codes)
+    first, num_codes = first_level(codes), first_of(vqvae).quantizer.num_codes
+    scores |= codes_summary(first, num_codes)
     if prior is not None:
-        bits = mean_bits(prior, codes, split.known)
-        scores |= {"bits_per_code": bits, "bits_per_slice": bits * codes[0].numel()}
-        told = told_bits(prior, codes, split)
+        bits = mean_bits(prior, first, split.known)
+        scores |= {"bits_per_code": bits, "bits_per_slice": bits * first[0].numel()}
+        told = told_bits(prior, first, split)
         scores |= {} if told is None else {"bits_per_code_told": told}
     if train_codes is not None:
-        scores["bits_per_code_marginal"] = marginal_bits(train_codes, codes, vqvae.quantizer.num_codes)
+        scores["bits_per_code_marginal"] = marginal_bits(first_level(train_codes), first, num_codes)
     return scores
 
 

@@ -14,7 +14,14 @@ import train
 from reporting import figures
 from training import pipeline
 
-TRAINED = ("vqvae", "encode", "prior", "sharpen")  # the stages that train, and what they train on
+TRAINED = (
+    "vqvae",
+    "detail",
+    "encode",
+    "prior",
+    "detail_prior",
+    "sharpen",
+)  # the stages that train, and what they train on
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["train"])
 
@@ -29,7 +36,9 @@ def resized(model: type[nn.Module], **sizes: int) -> Callable[..., nn.Module]:
 def with_small_networks(change: Change) -> None:
     """Networks of a tenth of the weights: most of a small training is spent on large networks."""
     change(pipeline, "VQVAE", resized(pipeline.VQVAE, width=16, blocks=1))
+    change(pipeline, "DetailLevel", resized(pipeline.DetailLevel, width=16))
     change(pipeline, "GatedPixelCNN", resized(pipeline.GatedPixelCNN, channels=16, layers=3))
+    change(pipeline, "DETAIL_PRIOR", {})
 
 
 def without_pictures(change: Change) -> None:

@@ -17,10 +17,13 @@ import evaluate
 import generate
 import train
 from common.cli import run_main
+from common.files import hash_of, load_model, save_model
+from models.detail import DetailLevel, sizes_upon
 from training import pipeline
+from vqvae import VQVAE
 
 PROGRAMS = {"train": train.main, "generate": generate.main, "evaluate": evaluate.main}
-TINY = ["--epoch", "1", "--epoch_prior", "1", "--k", "8", "--d", "4", "--no_sharpen"]
+TINY = ["--epoch", "1", "--epoch_prior", "1", "--k", "8", "--d", "4", "--no_detail", "--no_sharpen"]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,17 @@ def file_in_the_way() -> None:
 
 def wrong_size() -> None:
     Image.new("L", (30, 30), 9).save("small.png")
+
+
+def foreign_detail() -> None:
+    save_file({"weight": torch.zeros(2)}, Path("runs/run/detail.safetensors"))
+
+
+def without_its_prior() -> None:
+    first = load_model(Path("runs/run/vqvae.safetensors"), VQVAE)
+    save_model(
+        Path("runs/run/detail.safetensors"), DetailLevel(8, **sizes_upon(first)), vqvae=hash_of(first.state_dict())
+    )
 
 
 def huge_image() -> None:
@@ -223,6 +237,16 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("train", ["--batch", "-3"], nothing, "--batch is -3; expected at least 1"),
     ("train", ["--batch_prior", "0"], nothing, "--batch_prior is 0; expected at least 1"),
     ("train", ["--epoch_sharpen", "0"], nothing, "--epoch_sharpen is 0; expected at least 1"),
+    ("train", ["--epoch_detail", "0"], nothing, "--epoch_detail is 0; expected at least 1"),
+    ("train", ["--batch_detail_prior", "0"], nothing, "--batch_detail_prior is 0; expected at least 1"),
+    ("train", ["--lr_detail", "2"], nothing, "--lr_detail is 2.0; expected a number between 0 and 1"),
+    ("train", ["--detail_k", "1"], nothing, "--detail_k is 1; expected 2 to 65536"),
+    ("train", ["--detail_d", "0"], nothing, "--detail_d is 0; expected 1 to 4096"),
+    ("train", ["--data", "data", "--k", "8", "--detail_k", "4000"], nothing, "--detail_k is 4000, but the training slices have"),
+    ("train", ["--no_detail", "--stage", "detail"], nothing, "--no_detail leaves out what --stage detail trains"),
+    ("train", ["--no_detail", "--stage", "detail_prior"], nothing, "--no_detail leaves out what --stage detail_prior trains"),
+    ("train", ["--stage", "detail_prior", "--out", "runs/run"], nothing, "runs/run has no second level of codes; train it with"),
+    ("train", ["--stage", "encode", "--detail_k", "4", "--out", "runs/run"], nothing, "--stage encode leaves its detail as"),
     ("train", ["--lr", "0"], nothing, "--lr is 0.0; expected a number between 0 and 1"),
     ("train", ["--lr_prior", "nan"], nothing, "--lr_prior is nan; expected a number between 0 and 1"),
     ("train", ["--k", "1"], nothing, "--k is 1; expected 2 to 65536"),
@@ -281,6 +305,11 @@ CASES: list[tuple[str, list[str], Callable[[], None], str]] = [
     ("generate", [*RUN, "--seed", "-1"], nothing, "--seed is -1; expected a whole number from 0"),
     ("generate", [*RUN, "--out", "file"], file_in_the_way, "--out file is a file"),
     ("generate", [*RUN, "--out", "file/below"], file_in_the_way, "file/below: cannot be made"),
+    ("generate", [*RUN, "--level", "second"], nothing, "--level: invalid choice: 'second'"),
+    ("generate", RUN, foreign_detail, "detail.safetensors: not weights of this toolkit"),
+    ("generate", [*RUN, "--level", "first", "--decoder", "sharp"], foreign_detail, "paints on top of both levels; leave out"),
+    ("generate", RUN, without_its_prior, "a second level of codes and no prior of it"),
+    ("evaluate", RUN, foreign_detail, "detail.safetensors: not weights of this toolkit"),
     ("generate", [*RUN, "--decoder", "sharp"], nothing, "this run has no sharp decoder; train it with"),
     ("generate", [*RUN, "--nifti"], nothing, "--nifti: this run was not trained on volumes"),
     ("generate", [*RUN, "--where", "age=7"], nothing, "--where: this run's prior was told nothing but the slice"),

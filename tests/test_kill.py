@@ -22,7 +22,8 @@ from common.files import UNFINISHED
 KILLS = int(os.environ.get("OASIS_VQVAE_KILLS", "2"))
 FLAGS = ["--epoch", "4", "--epoch_prior", "4", "--epoch_sharpen", "2", "--batch", "4", "--batch_prior", "4", "--k", "8"]
 FLAGS += ["--batch_sharpen", "4", "--save_every", "0.0005"]
-WEIGHTS = ("vqvae", "codes", "prior", "sharp")
+FLAGS += ["--epoch_detail", "2", "--batch_detail", "4", "--epoch_detail_prior", "2", "--batch_detail_prior", "4"]
+WEIGHTS = ("vqvae", "detail", "codes", "prior", "detail_prior", "sharp")
 ROOT = Path(train.__file__).parent
 
 

@@ -112,13 +112,13 @@ def test_the_sharp_decoder_is_chosen_by_the_mixture_that_its_page_gives():
 def test_each_code_map_has_noise_of_its_own():
     vqvae = VQVAE(16, 8, 8, width=16, blocks=1).eval()
     sharp, seeds = SharpDecoder.after(vqvae).eval(), []
-    textured = sharp.textured
+    textured = sharp.texture.forward
 
     def noting(features: torch.Tensor, picture: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         seeds.append([generator.initial_seed() for generator in generators])
         return textured(features, picture, generators)
 
-    sharp.textured = noting
+    sharp.texture.forward = noting
     quantized = vqvae.quantizer.lookup(torch.randint(16, (5, 3, 4)))
     sharp(quantized), sharp(quantized[3:])
     assert len(set(seeds[0])) == 5 and seeds[1] == seeds[0][3:]

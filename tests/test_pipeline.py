@@ -24,6 +24,8 @@ import generate
 import train
 from common.cli import run_main
 from common.errors import UserError
+from inference.coding import decode
+from inference.drawing import Request, draw_samples
 from scoring.case import Effort
 from training import loop, pipeline
 from training.loop import read_metrics
@@ -31,13 +33,16 @@ from utils import held, load_run
 
 SMALL = ["--epoch", "2", "--epoch_prior", "2", "--batch", "6", "--batch_prior", "5", "--k", "16", "--d", "8"]
 SMALL += ["--epoch_sharpen", "2", "--batch_sharpen", "5"]
-WEIGHTS = ("vqvae", "prior", "sharp")
+SMALL += ["--epoch_detail", "2", "--batch_detail", "6", "--epoch_detail_prior", "2", "--batch_detail_prior", "5"]
+WEIGHTS = ("vqvae", "detail", "prior", "detail_prior", "sharp")
 RUN_FILES = {
     ".lock",
     "config.json",
     "split.csv",
     "vqvae.safetensors",
+    "detail.safetensors",
     "prior.safetensors",
+    "detail_prior.safetensors",
     "sharp.safetensors",
     "checkpoint.pt",
     "checkpoint.previous.pt",
@@ -50,7 +55,10 @@ RUN_FILES = {
 }
 PICTURES = {
     "vqvae_train_status.png",
+    "detail_train_status.png",
+    "detail.png",
     "prior_train_status.png",
+    "detail_prior_train_status.png",
     "sharp_train_status.png",
     "sharpness.png",
     "original.png",
@@ -123,14 +131,7 @@ def test_run_folder_is_complete(trained):
     assert {path.name for path in run.iterdir()} == RUN_FILES
     assert {path.name for path in (run / "images").iterdir()} == PICTURES
     assert list((run / "tensorboard").iterdir())
-    assert [(r["stage"], r["epoch"]) for r in read_metrics(run)] == [
-        ("vqvae", 1),
-        ("vqvae", 2),
-        ("prior", 1),
-        ("prior", 2),
-        ("sharp", 1),
-        ("sharp", 2),
-    ]
+    assert [(r["stage"], r["epoch"]) for r in read_metrics(run)] == [(name, n) for name in WEIGHTS for n in (1, 2)]
     config = json.loads((run / "config.json").read_text())
     assert config["flags"]["k"] == 16 and config["data"]["splits"]["train"] == {"slices": 16, "subjects": 4}
     report = (run / "report.md").read_text()
@@ -233,14 +234,32 @@ def test_generate_completes_a_slice(trained, region, rows, columns):
     assert Path("out/completed_imgs.png").exists()
     image = torch.from_numpy(np.asarray(Image.open(path)).copy())[None, None].float() / 255
     codes = run.vqvae.encode(run.frame.crop(image))[0]
-    f, touched = run.vqvae.downsample, torch.zeros_like(codes, dtype=torch.bool)
+    f, touched = run.vqvae.downsample, torch.zeros_like(codes.first, dtype=torch.bool)
     for row in range(rows[0] - run.frame.top, rows[1] - run.frame.top):
         for column in range(columns[0] - run.frame.left, columns[1] - run.frame.left):
             if 0 <= row < run.frame.height and 0 <= column < run.frame.width:
                 touched[row // f, column // f] = True
-    drawn = samples[0].codes
-    assert (drawn[:, ~touched] == codes[~touched]).all()
-    assert (drawn[:, touched] != codes[touched]).any() and samples[0].labels == ["slice 1"] * 5
+    assert samples[0].labels == ["slice 1"] * 5
+    details = touched.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    for drawn, known, redrawn in (
+        (samples[0].codes.first, codes.first, touched),
+        (samples[0].codes.detail, codes.detail, details),
+    ):
+        assert (drawn[:, ~redrawn] == known[~redrawn]).all() and (drawn[:, redrawn] != known[redrawn]).any()
+
+
+def test_the_first_of_two_levels_alone_is_drawn_as_it_was(trained, capsys):
+    """The same maps of the first level, painted by its own decoder; the second level adds to that."""
+    run, _, _ = trained
+    both, first = (draw_samples(load_run(run, level=level), Request(5, seed=3)) for level in ("both", "first"))
+    assert torch.equal(both.codes.first, first.codes) and not torch.equal(both.images, first.images)
+    assert torch.equal(decode(load_run(run).vqvae, both.codes.first, load_run(run).frame)[:, 0], first.images)
+    generate.main(["--run", str(run), "--n", "5", "--seed", "3", "--level", "first", "--out", "out", "--png"])
+    assert "faithful decoder" in capsys.readouterr().out
+    files = sorted(Path("out/slices").iterdir())
+    found = torch.stack([torch.from_numpy(np.asarray(Image.open(path)).copy()) for path in files])
+    drawn = draw_samples(load_run(run, level="first"), Request(5, np.array([0, 1, 2, 3, 0]), seed=3))
+    assert torch.equal(found, (drawn.images * 255).round().byte())
 
 
 @pytest.mark.parametrize(
@@ -276,7 +295,7 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others(slices, traini
     assert weights(Path("a")) == weights(Path("b")) != weights(Path("c"))
 
 
-@pytest.mark.parametrize("steps", [4, 10])
+@pytest.mark.parametrize("steps", [4, 9, 12, 18])
 def test_a_resumed_run_ends_with_the_same_weights(slices, steps, monkeypatch, capsys, training_alone):
     """Interrupted after any number of steps, in either stage, within an epoch or at its end."""
     train.main([*SMALL, "--data", str(slices), "--out", "whole"])
@@ -457,14 +476,14 @@ def test_a_run_in_use_is_left_alone(trained):
         train.main(["--resume", "--out", str(run)])
 
 
-def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, training_alone):
+def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypatch, capsys, training_alone):
     run, data, _ = trained
     draw_slices(tmp_path / "other", "train", range(20, 24), size=(48, 56))
     monkeypatch.setattr("training.loop._Fit._rate", lambda self, step: 1e-6)  # hardly moves
     monkeypatch.setattr("vqvae.VectorQuantizer.update", lambda *_: None)
     for name, folder in (("same", data), ("other", tmp_path / "other")):
         train.main([*SMALL, "--epoch", "1", "--data", str(folder), "--init", str(run), "--out", name])
-        for part in ("vqvae", "prior", "sharp"):
+        for part in WEIGHTS:
             before, after = (load_file(Path(where) / f"{part}.safetensors") for where in (run, name))
             for key, tensor in before.items():
                 if key != "log_marginal":
@@ -472,6 +491,12 @@ def test_a_run_can_start_from_the_weights_of_another(trained, tmp_path, monkeypa
     assert after.keys() == before.keys()
     with pytest.raises(UserError, match="its --k is 16, this run's 32; make them equal"):
         train.main(["--k", "32", "--init", str(run), "--data", str(data)])
+    with pytest.raises(UserError, match="its --detail_k is 16, this run's 8; make them equal"):
+        train.main([*SMALL, "--detail_k", "8", "--init", str(run), "--data", str(data)])
+    train.main([*SMALL, "--no_detail", "--init", str(run), "--data", str(data), "--out", "one"])
+    assert "it has another number of levels of codes; the sharp decoder starts from nothing" in capsys.readouterr().out
+    train.main([*SMALL, "--init", "one", "--data", str(data), "--out", "both"])
+    assert load_run("both", decoder="sharp").detail_prior is not None
 
 
 def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypatch, capsys):
@@ -526,8 +551,11 @@ def test_the_sharper_decoder_can_be_left_out_and_trained_later(slices, capsys, f
     evaluate.main(["--run", "run", "--quick", "--split", "validate"])
     scores = json.loads(Path("run/scores.json").read_text())["validate"]
     assert scores["decoders"]["faithful"]["ssim"] == scores["ssim"] and scores["decoder"] == "sharp"
-    assert scores["decoders"]["sharp"].keys() == scores["decoders"]["faithful"].keys()
-    assert "| reconstructions | reconstruction decoder | sharp decoder |" in Path("run/report.md").read_text()
+    assert len({tuple(scores["decoders"][name]) for name in ("first", "faithful", "sharp")}) == 1
+    assert (
+        "| reconstructions | first level alone | reconstruction decoder | sharp decoder |"
+        in Path("run/report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(

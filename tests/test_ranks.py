@@ -36,6 +36,8 @@ FLAGS = [
     "--batch_prior",
     "7",
 ]
+FLAGS += ["--epoch_detail", "1", "--batch_detail", "5", "--lr_detail", "0.0003"]
+FLAGS += ["--epoch_detail_prior", "1", "--batch_detail_prior", "5"]
 FLAGS += [
     "--batch_sharpen",
     "5",
@@ -72,7 +74,7 @@ def ended(processes: list[multiprocessing.Process], said: Path) -> str:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """Folders of the same training by one process and by two, on slices that no batch divides. The later stages of the two
-    start from what the first stage of the one left."""
+    start from what the stages before them of the one left."""
     root = tmp_path_factory.mktemp("ranks")
     for split, subjects in (("train", range(4)), ("validate", range(4, 6))):
         draw_slices(root / "data", split, subjects)
@@ -88,10 +90,11 @@ def both(tmp_path_factory):
 
     train(1, "one")
     train(2, "two", "--stage", "vqvae")
-    shutil.copytree(root / "one", root / "later")
-    for stage in ("prior", "sharpen"):
-        train(2, "later", "--stage", stage)
-    return root / "one", root / "two", root / "later"
+    for folder, stages in (("level", ("detail",)), ("later", ("prior", "detail_prior", "sharpen"))):
+        shutil.copytree(root / "one", root / folder)
+        for stage in stages:
+            train(2, folder, "--stage", stage)
+    return tuple(root / name for name in ("one", "two", "level", "later"))
 
 
 def curves(folder: Path, *stages: str) -> list[dict[str, float]]:
@@ -100,10 +103,10 @@ def curves(folder: Path, *stages: str) -> list[dict[str, float]]:
 
 
 def test_two_processes_follow_the_curves_of_one(both):
-    one, two, later = both
-    alone = curves(one, "vqvae", "prior", "sharp")
-    together = curves(two, "vqvae") + curves(later, "prior", "sharp")
-    assert len(alone) == len(together) == 6
+    one, two, level, later = both
+    alone = curves(one, "vqvae", "detail", "prior", "detail_prior", "sharp")
+    together = curves(two, "vqvae") + curves(level, "detail") + curves(later, "prior", "detail_prior", "sharp")
+    assert len(alone) == len(together) == 8
     for expected, found in zip(alone, together):
         for name in expected:
             tolerance = 0.02 if "codes" in name or "perplexity" in name else 1e-4  # codes on the edge may flip

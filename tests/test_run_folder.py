@@ -36,10 +36,18 @@ from utils import decoder_to_use, load_run, read_codes, with_sharp_decoder
 from vqvae import VQVAE
 
 FLAGS = ["--epoch", "2", "--epoch_prior", "2", "--epoch_sharpen", "2", "--batch", "4", "--batch_prior", "4"]
-FLAGS += ["--batch_sharpen", "4", "--k", "8", "--d", "4"]
-STAGES = ("vqvae", "encode", "prior", "sharpen", "sample", "report")
-WEIGHTS = ("vqvae", "codes", "prior", "sharp")
+FLAGS += ["--batch_sharpen", "4", "--k", "8", "--d", "4", "--epoch_detail", "2", "--batch_detail", "4"]
+FLAGS += ["--epoch_detail_prior", "2", "--batch_detail_prior", "4"]
+STAGES = ("vqvae", "detail", "encode", "prior", "detail_prior", "sharpen", "sample", "report")
+WEIGHTS = ("vqvae", "detail", "codes", "prior", "detail_prior", "sharp")
 STEPS = 2  # of an epoch
+PLACES = (
+    "vqvae",
+    "detail",
+    "prior",
+    "detail_prior",
+    "sharp",
+)  # trainings, and folders of runs that were stopped in them
 DATA = "data"
 
 
@@ -80,8 +88,8 @@ def stopped_in(name: str, steps: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with slices (data/) and runs that were stopped in the second epoch of a stage (vqvae/, prior/, sharp/), or never
-    (whole/), never to be changed."""
+    """A folder with slices (data/) and runs that were stopped in the second epoch of a stage (vqvae/, detail/, prior/,
+    detail_prior/, sharp/), or never (whole/), never to be changed."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("run-folder")
     for split, subjects in (("train", range(2)), ("validate", range(2, 3))):
@@ -90,7 +98,7 @@ def here(tmp_path_factory):
         patch.chdir(root)
         quietly(patch, [])
         train.main([*FLAGS, "--data", DATA, "--out", "whole"])
-        for name in ("vqvae", "prior", "sharp"):
+        for name in PLACES:
             with stopped_in(name, STEPS + 1):
                 train.main([*FLAGS, "--data", DATA, "--out", name])
     return root
@@ -130,17 +138,27 @@ def refusal(arguments: list[str], capsys, program=train) -> str:
 # for each place where a run was stopped and each --stage: what --resume does afterwards, None where the stage is refused
 REST = {
     ("vqvae", "vqvae"): STAGES[1:],
-    ("prior", "encode"): ("prior", "sharpen", "sample", "report"),
-    ("prior", "prior"): ("sharpen", "sample", "report"),
-    ("prior", "sharpen"): ("prior", "sample", "report"),
-    ("sharp", "encode"): ("sharpen", "sample", "report"),
-    ("sharp", "prior"): ("sharpen", "sample", "report"),
-    ("sharp", "sharpen"): ("sample", "report"),
+    ("detail", "detail"): STAGES[2:],
+    ("prior", "detail"): STAGES[3:],
+    ("prior", "encode"): STAGES[3:],
+    ("prior", "prior"): STAGES[4:],
+    ("prior", "detail_prior"): ("prior", "sharpen", "sample", "report"),
+    ("prior", "sharpen"): ("prior", "detail_prior", "sample", "report"),
+    ("detail_prior", "detail"): STAGES[4:],
+    ("detail_prior", "encode"): STAGES[4:],
+    ("detail_prior", "prior"): STAGES[4:],
+    ("detail_prior", "detail_prior"): STAGES[5:],
+    ("detail_prior", "sharpen"): ("detail_prior", "sample", "report"),
+    ("sharp", "detail"): STAGES[5:],
+    ("sharp", "encode"): STAGES[5:],
+    ("sharp", "prior"): STAGES[5:],
+    ("sharp", "detail_prior"): STAGES[5:],
+    ("sharp", "sharpen"): STAGES[6:],
 } | {("whole", stage): () for stage in STAGES[1:]}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("place", ["vqvae", "prior", "sharp", "whole"])
+@pytest.mark.parametrize("place", [*PLACES, "whole"])
 def test_a_stage_alone_leaves_a_run_that_can_be_resumed_to_its_end(place, stage, ran, capsys):
     """Whatever was interrupted and whichever stage is run in between, the run ends as the one that was never stopped."""
     rest = REST.get((place, stage))
@@ -167,7 +185,7 @@ def test_a_stage_alone_leaves_a_run_that_can_be_resumed_to_its_end(place, stage,
     assert not ran
 
 
-@pytest.mark.parametrize("stage", ["prior", "sharpen"])
+@pytest.mark.parametrize("stage", ["prior", "detail_prior", "sharpen"])
 def test_what_was_made_from_replaced_weights_is_made_anew_by_resume(stage, ran, capsys):
     train.main(["--stage", stage, f"--lr_{stage}", "0.01", "--out", "whole"])
     assert "out of date: sample, report; go on with: python train.py --resume --out whole" in capsys.readouterr().out
@@ -227,7 +245,7 @@ def without_hash(path: Path) -> None:
     save_file(tensors, path, {"model": json.dumps(header)} if header else None)
 
 
-@pytest.mark.parametrize("place", ["vqvae", "prior", "sharp"])
+@pytest.mark.parametrize("place", PLACES)
 def test_an_interrupted_run_of_an_older_version_goes_on(place, ran):
     as_version_0_1_0(place)
     train.main(["--resume", "--out", place])
@@ -275,34 +293,40 @@ def test_codes_of_another_vqvae_are_refused_and_made_anew_by_resume(ran, capsys)
     train.main(["--resume", "--out", "run"])
     assert ran == list(STAGES[1:])
     run = load_run("run")
-    codes = load_file("run/codes.safetensors")["validate"].long()
+    codes = load_file("run/codes.safetensors")
     images = load(DataOptions(DATA)).splits["validate"].batch(np.arange(4), run.frame)
-    assert torch.equal(run.vqvae.encode(images), codes)
+    found = run.vqvae.encode(images)
+    assert torch.equal(found.first, codes["validate"].long())
+    assert torch.equal(found.detail, codes["detail.validate"].long())
 
 
 def test_a_prior_and_a_decoder_of_another_vqvae_are_refused(ran, capsys):
+    train.main([*FLAGS, "--data", DATA, "--no_detail", "--out", "one"])
     train.main([*FLAGS, "--data", DATA, "--stage", "vqvae", "--seed", "5", "--out", "other"])
     shutil.copy("other/vqvae.safetensors", "whole/vqvae.safetensors")
-    with pytest.raises(UserError, match="prior.safetensors: trained on codes of another VQ-VAE than .*--stage prior"):
+    with pytest.raises(UserError, match="detail.safetensors: trained on codes of another VQ-VAE than .*--stage detail"):
         load_run("whole")
-    assert "prior.safetensors: trained on codes of another VQ-VAE" in refusal(["--run", "whole"], capsys, generate)
-    assert "--init whole" not in refusal([*FLAGS, "--data", DATA, "--init", "whole", "--out", "new"], capsys)
-    Path("whole/prior.safetensors").unlink()
+    shutil.copy("other/vqvae.safetensors", "one/vqvae.safetensors")
+    with pytest.raises(UserError, match="prior.safetensors: trained on codes of another VQ-VAE than .*--stage prior"):
+        load_run("one")
+    assert "prior.safetensors: trained on codes of another VQ-VAE" in refusal(["--run", "one"], capsys, generate)
+    assert "--init one" not in refusal([*FLAGS, "--data", DATA, "--init", "one", "--out", "new"], capsys)
+    Path("one/prior.safetensors").unlink()
     for decode in (
-        partial(load_run, "whole", decoder="sharp"),
-        partial(with_sharp_decoder, load_run("whole").vqvae, "whole"),
+        partial(load_run, "one", decoder="sharp"),
+        partial(with_sharp_decoder, load_run("one").vqvae, "one"),
     ):
         with pytest.raises(
             UserError, match="sharp.safetensors: trained on codes of another VQ-VAE than .*--stage sharpen"
         ):
             decode()
     for name in ("sharp", "codes"):
-        without_hash(Path(f"whole/{name}.safetensors"))
-    assert decoder_to_use("whole") == "sharp" and load_run("whole", decoder="sharp") and read_codes(Path("whole"))
+        without_hash(Path(f"one/{name}.safetensors"))
+    assert decoder_to_use("one") == "sharp" and load_run("one", decoder="sharp") and read_codes(Path("one"))
 
 
 def test_a_training_on_codes_of_another_vqvae_is_not_gone_on_with(ran, capsys):
-    for name in ("prior", "sharp"):
+    for name in ("detail", "prior", "detail_prior", "sharp"):
         Path(f"prior/{name}.safetensors").unlink(missing_ok=True)
     train.main(["--stage", "vqvae", "--seed", "5", "--out", "prior"])
     capsys.readouterr()
@@ -311,6 +335,60 @@ def test_a_training_on_codes_of_another_vqvae_is_not_gone_on_with(ran, capsys):
     assert "note: the prior was being trained on codes of another VQ-VAE; it starts anew" in printed
     train.main([*FLAGS, "--data", DATA, "--seed", "5", "--out", "fresh"])
     assert weights("prior") == weights("fresh")
+
+
+def test_what_belongs_to_another_second_level_is_refused_and_made_anew_by_resume(ran, capsys):
+    """The first level and its prior are left as they are."""
+    before = {name: Path(f"whole/{name}.safetensors").read_bytes() for name in WEIGHTS}
+    train.main(["--stage", "detail", "--lr_detail", "0.01", "--out", "whole"])
+    said = capsys.readouterr().out
+    assert "out of date: encode, detail_prior, sharpen, sample, report; go on with" in said
+    for arguments, program, stage in (
+        (["--run", "whole"], generate, "detail_prior"),
+        (["--run", "whole", "--split", "validate"], evaluate, "detail_prior"),
+        (["--stage", "prior", "--out", "whole"], train, "encode"),
+    ):
+        said = refusal(arguments, capsys, program)
+        assert "of another VQ-VAE than whole/vqvae.safetensors with detail.safetensors" in said and stage in said
+    ran.clear()
+    train.main(["--resume", "--out", "whole"])
+    assert ran == ["encode", "detail_prior", "sharpen", "sample", "report"]
+    after = {name: Path(f"whole/{name}.safetensors").read_bytes() for name in WEIGHTS}
+    assert {name for name in WEIGHTS if after[name] == before[name]} == {"vqvae", "prior"}
+    load_run("whole", decoder="sharp"), read_codes(Path("whole"))
+
+
+def test_a_run_with_one_level_gets_a_second_and_stays_what_it_was(ran, capsys):
+    """As versions before left it: its config does not know of a second level."""
+    train.main([*FLAGS, "--data", DATA, "--no_detail", "--out", "one"])
+    assert ran == [name for name in STAGES if not name.startswith("detail")]
+    assert not list(Path("one").glob("detail*")) and set(load_file("one/codes.safetensors")) == {
+        "train",
+        "train_mirrored",
+        "validate",
+    }
+    config = json.loads(Path("one/config.json").read_text())
+    for name in [name for name in config["flags"] if "detail" in name]:
+        del config["flags"][name]
+    Path("one/config.json").write_text(json.dumps(config))
+    state = torch.load("one/checkpoint.pt", weights_only=True)
+    for made in state["made_from"].values():
+        assert not made.pop("detail", ""), "no second level was there"
+        made.pop("detail_prior", None)
+    torch.save(state, "one/checkpoint.pt")
+    ran.clear()
+    capsys.readouterr()
+    train.main(["--resume", "--out", "one"])
+    assert not ran and "nothing to resume" in capsys.readouterr().out
+    assert load_run("one").detail_prior is None
+    assert "has no second level of codes; train it with" in refusal(["--stage", "detail_prior", "--out", "one"], capsys)
+    before = {name: Path(f"one/{name}.safetensors").read_bytes() for name in ("vqvae", "prior")}
+    train.main(["--stage", "detail", "--epoch_detail", "1", "--detail_k", "4", "--out", "one"])
+    train.main(["--resume", "--out", "one"])
+    assert ran == ["detail", "encode", "detail_prior", "sharpen", "sample", "report"]
+    assert before == {name: Path(f"one/{name}.safetensors").read_bytes() for name in before}
+    run = load_run("one", decoder="sharp")
+    assert run.vqvae.detail.quantizer.num_codes == run.detail_prior.num_codes == 4
 
 
 def test_the_hash_is_of_names_and_values(tmp_path):

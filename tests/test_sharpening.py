@@ -30,7 +30,7 @@ def vqvae():
 
 def noisy(vqvae: VQVAE) -> SharpDecoder:
     sharp = SharpDecoder.after(vqvae).eval().requires_grad_(False)
-    sharp.texture["full_out"].weight.mul_(10)
+    sharp.texture.full_out.weight.mul_(10)
     return sharp
 
 
@@ -58,7 +58,7 @@ def test_flat_patches_stay_flat(vqvae):
     sharp = noisy(vqvae)
     features, picture = sharp.smooth(vqvae.quantizer.lookup(torch.randint(16, (1, 4, 5))))
     picture[:, :, 8:16, 16:32] = 0
-    added = sharp.textured(features, picture, [torch.Generator().manual_seed(0)]) - picture
+    added = sharp.texture(features, picture, [torch.Generator().manual_seed(0)]) - picture
     assert (added[:, :, 8:16, 16:32] == 0).all() and added[:, :, :8].std() > 0
 
 

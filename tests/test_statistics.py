@@ -14,7 +14,7 @@ from scoring.bits import mean_bits
 from scoring.calibration import fit_temperature
 from training.coded_slices import CodedSlices
 from training.prior_stage import PriorStage
-from vqvae import VectorQuantizer, _full_float32
+from vqvae import VectorQuantizer, full_float32
 
 K, SUBJECTS, SLICES = 8, 8, 6
 
@@ -116,7 +116,7 @@ def test_fewer_distinct_rows_than_codes_are_all_codes():
 
 def test_cudnn_stays_on_where_its_tf32_is_off():
     before = torch.backends.cudnn.enabled
-    with _full_float32():
+    with full_float32():
         assert torch.backends.cudnn.enabled == before and not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.enabled == before
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,8 +207,8 @@ def test_texture_changes_along_a_head_as_real_texture_does():
     codes[:] = codes[0]
     assert torch.equal(decode_head(run, codes, 0, 0), decode(run.vqvae, codes, FRAME)[:, 0]), "no texture, no noise"
     sharp = SharpDecoder.after(run.vqvae).eval()
-    sharp.texture["full_out"].weight.data.mul_(30)
-    run = run._replace(vqvae=run.vqvae.with_decoder(sharp))
+    sharp.texture.full_out.weight.data.mul_(30)
+    run = replace(run, vqvae=run.vqvae.with_decoder(sharp))
     one, again, other = (decode_head(run, codes, 0, head) for head in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
     alike = [np.corrcoef(*(FRAME.crop(one[i]).flatten().numpy() for i in pair))[0, 1] for pair in ((0, 1), (0, 5))]
@@ -263,7 +264,7 @@ def test_numbers_that_are_missing_between_others_are_black_planes():
 
 def test_the_cohort_lies_where_its_template_was_cut():
     frame = Frame(0, 0, 24, 24, 24, 24)
-    run = run_of(prior(), kind="cohort", slices_per_subject=32)._replace(frame=frame)
+    run = replace(run_of(prior(), kind="cohort", slices_per_subject=32), frame=frame)
     geometry, slices = Geometry.of(run), np.random.default_rng(0).random((32, 24, 24)).astype(np.float32)
     image, grid = geometry.nifti(slices, np.arange(32)), _slice_grid(24).numpy()
     assert geometry.assumed == "" and geometry.front_first

@@ -9,21 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common import ranks
 from common.cli import require
-from common.files import digest, load_model, write_json, write_text
+from common.files import digest, write_json, write_text
 from common.runtime import Progress, resolve_precision, versions
 from dataset import Dataset, Frame, Split, find_frame
 from inference.geometry import data_options_of
+from models.codes import FINER, CodeMaps
+from models.detail import Codec, TwoLevelVQVAE, first_of
 from sources import DataOptions, load
 from sources.loading import describe
 from sources.splits import split_table
 from training.coded_slices import CodedSlices
 from training.settings import Settings
-from utils import CODES, decoder_to_use, load_run, read_codes, read_config, run_folder, slice_ends_of
-from vqvae import VQVAE
+from utils import (
+    CODES,
+    decoder_to_use,
+    load_codec,
+    load_run,
+    read_codes,
+    read_config,
+    run_folder,
+    slice_ends_of,
+)
 
 SPLIT_TABLE = "split.csv"  # which subject of the run's data is in which split
 HASHED = 512  # slices hashed at a time
@@ -64,8 +73,8 @@ class Job:
         """Name and slices of the split that the best weights are chosen on: never the test split."""
         return self.data.best_split("validate", "train")
 
-    def codes(self) -> dict[str, Tensor]:
-        """Code maps `[N, h, w]` of each split, from the encode stage."""
+    def codes(self) -> dict[str, CodeMaps]:
+        """Code maps `[N, h, w]` of each split and level, from the encode stage."""
         codes = read_codes(self.folder)
         require(
             bool(codes),
@@ -79,10 +88,9 @@ class Job:
         train = self.data.splits["train"]
         return CodedSlices(train, validation, codes["train"], codes["train_mirrored"], codes[scored])
 
-    def vqvae(self) -> VQVAE:
-        """The trained VQ-VAE of the run folder."""
-        model = load_model(self.folder / "vqvae.safetensors", VQVAE)
-        return model.to(self.device, memory_format=torch.channels_last)
+    def vqvae(self, level: str = "both") -> Codec:
+        """The trained VQ-VAE of the run folder: both levels of codes where it has two, or the first alone."""
+        return load_codec(self.folder, level).to(self.device, memory_format=torch.channels_last)
 
 
 def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
@@ -107,6 +115,11 @@ def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
         settings.k <= positions,
         f"--k is {settings.k}, but the training slices have only {positions} positions of {settings.downsample}x"
         f"{settings.downsample} pixels to be given a code; lower --k or --downsample",
+    )
+    require(
+        settings.left_out & {"detail"} or (settings.detail_k or settings.k) <= FINER**2 * positions,
+        f"--detail_k is {settings.detail_k}, but the training slices have only {FINER**2 * positions} positions of the second "
+        "level; lower it, or leave the second level out with --no_detail",
     )
     if settings.init is not None:
         check_init(settings)
@@ -173,11 +186,18 @@ def load_data(options: DataOptions, cache: str, slice_ends: tuple[int, int] | No
 def check_init(settings: Settings) -> None:
     """Raise UserError unless the networks of the `--init` run fit this one, and each other."""
     folder = run_folder(settings.init)
-    arguments = load_run(folder, decoder=decoder_to_use(folder)).vqvae.arguments
-    for name, key in (("k", "num_codes"), ("d", "code_dim"), ("downsample", "downsample")):
+    codec = load_run(folder, decoder=decoder_to_use(folder)).vqvae
+    first = first_of(codec).arguments
+    its = {"k": first["num_codes"], "d": first["code_dim"], "downsample": first["downsample"]}
+    own = {name: getattr(settings, name) for name in its}
+    if isinstance(codec, TwoLevelVQVAE) and "detail" not in settings.left_out:
+        detail = codec.detail.arguments
+        its |= {"detail_k": detail["num_codes"], "detail_d": detail["code_dim"]}
+        own |= {"detail_k": settings.detail_k or settings.k, "detail_d": settings.detail_d}
+    for name, value in its.items():
         require(
-            getattr(settings, name) == arguments[key],
-            f"--init {settings.init}: its --{name} is {arguments[key]}, this run's {getattr(settings, name)}; make them equal",
+            own[name] == value,
+            f"--init {settings.init}: its --{name} is {value}, this run's {own[name]}; make them equal",
         )
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,37 +16,53 @@ from torch import Tensor, nn
 from common import ranks
 from common.cli import require
 from common.errors import UserError
-from common.files import hash_of, load_model, save_model, save_tensors, vqvae_named_by, write_json
+from common.files import hash_of, load_model, save_model, vqvae_named_by, write_json
 from common.runtime import seed_everything
 from dataset import NEIGHBOUR, Split, spread_over
-from inference.coding import decode, encode_splits
+from inference.coding import decode, encode, encode_splits
 from inference.drawing import Request, draw_samples
 from inference.heads import check_heads
 from models.adapting import for_maps_of, told_of, with_context
+from models.codes import CodeMaps, Codes, first_level, last_level
+from models.detail import Codec, DetailLevel, TwoLevelVQVAE, sizes_upon
 from models.neighbours import SIDES, neighbours, told_below
-from models.sharp_decoder import SharpDecoder
+from models.sharp_decoder import SharpDecoder, SharpDetail
 from pixelcnn import NUMBER, GatedPixelCNN
 from reporting import figures, pictures, report
-from scoring.bits import marginal_bits, mean_bits, with_one_below
+from scoring.bits import marginal_bits, mean_bits, told_of_first, with_one_below
 from scoring.calibration import fit_temperature
 from scoring.case import QUICK, Case, Effort
 from scoring.evaluation import evaluate_split
 from scoring.metrics import radial_power
 from scoring.slices import score_split
 from sources.conditions import Condition
+from training.coded_slices import CodedSlices
+from training.detail_prior_stage import DetailPriorStage
+from training.detail_stage import DetailStage
 from training.job import Job
 from training.loop import fit, read_metrics
 from training.prior_stage import PriorStage
 from training.sharpen_stage import SharpenStage
 from training.standing import check_needs, check_up_to_date, is_finished, mark_finished
 from training.vqvae_stage import VQVAEStage
-from utils import CODES, Run, decoder_to_use, load_run, read_config, run_folder, with_sharp_decoder
+from utils import (
+    DETAIL_WEIGHTS,
+    Run,
+    decoder_to_use,
+    load_run,
+    read_config,
+    run_folder,
+    save_codes,
+    with_sharp_decoder,
+)
 from vqvae import VQVAE
 
 Model = TypeVar("Model", bound=nn.Module)
 SHOWN = 32  # slices in a picture
 HEADS = 4  # whole heads drawn and scored at the end of a training
 TOLD = 1  # neighbouring maps that a prior is told, where slices have neighbours
+DETAIL_PRIOR = dict(layers=8, first_kernel=5)  # the first level has said what lies far away
+AFTER_THE_FIRST = ("detail", "prior", "detail_prior", "sharp")  # weights that belong to the first level
 CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
 
 
@@ -55,7 +70,7 @@ def check_stages(job: Job) -> None:
     """Raise UserError where what is to be run cannot start from what is in the run folder; writes nothing."""
     wanted, folder = job.settings.stage, job.folder
     require(
-        wanted != "vqvae" or not any((folder / f"{later}.safetensors").exists() for later in ("prior", "sharp")),
+        wanted != "vqvae" or not any((folder / f"{later}.safetensors").exists() for later in AFTER_THE_FIRST),
         f"--stage vqvae: what was trained after it in {folder} belongs to the VQ-VAE that is there; "
         "start a new run with another --out",
     )
@@ -64,7 +79,7 @@ def check_stages(job: Job) -> None:
         check_inputs(job, wanted)
         check_up_to_date(folder, wanted)
     elif job.settings.resume:
-        first = next((name for name in PIPELINE if not is_finished(folder, name)), None)
+        first = next(iter(left_to_do(job)), None)
         if first is not None:
             check_inputs(job, first)
 
@@ -74,15 +89,20 @@ def check_inputs(job: Job, name: str) -> None:
     if name in ("sample", "report"):
         load_run(job.folder, decoder=decoder_to_use(job.folder))
     elif name != "vqvae":
-        job.vqvae()
-    if name not in ("vqvae", "encode"):
+        codec = job.vqvae("first" if name == "detail" else "both")
+        require(
+            name != "detail_prior" or isinstance(codec, TwoLevelVQVAE),
+            f"--stage {name}: {job.folder} has no second level of codes; train it with: python train.py --stage detail "
+            f"--out {job.folder}",
+        )
+    if name not in ("vqvae", "detail", "encode"):
         job.codes()
 
 
 def run_stages(job: Job) -> None:
     """Run the stage that is wanted, or all that do not count as finished; each reads what the ones before it left."""
     wanted, ran = job.settings.stage, 0
-    for name in PIPELINE if wanted == "all" else [wanted]:
+    for name in to_do(job) if wanted == "all" else [wanted]:
         if wanted == "all" and ranks.from_first(partial(is_finished, job.folder, name)):
             continue
         if name in TOGETHER or ranks.first():
@@ -95,15 +115,25 @@ def run_stages(job: Job) -> None:
     if not ran:
         print(f"{job.folder}: this run is finished, there is nothing to resume")
     if wanted != "all" and ranks.first():
-        say_what_is_left(job.folder)
+        say_what_is_left(job)
 
 
-def say_what_is_left(folder: Path) -> None:
+def to_do(job: Job) -> list[str]:
+    """The stages of this run, in order."""
+    return [name for name in PIPELINE if name not in job.settings.left_out]
+
+
+def left_to_do(job: Job) -> list[str]:
+    """Those that do not count as finished."""
+    return [name for name in to_do(job) if not is_finished(job.folder, name)]
+
+
+def say_what_is_left(job: Job) -> None:
     """Say which stages do not count as finished after one was run alone."""
-    left = [name for name in PIPELINE if not is_finished(folder, name)]
+    left = left_to_do(job)
     if left:
         print(
-            f"note: not finished, or out of date: {', '.join(left)}; go on with: python train.py --resume --out {folder}"
+            f"note: not finished, or out of date: {', '.join(left)}; go on with: python train.py --resume --out {job.folder}"
         )
 
 
@@ -123,36 +153,58 @@ def train_vqvae(job: Job) -> None:
         figures.vqvae_status(curves(job, "vqvae"), path, title, s.k, scored)
 
 
+def train_detail(job: Job) -> None:
+    """Train the second level of codes upon the first; leaves `detail.safetensors`, its curves and a picture of what it adds."""
+    s, first = job.settings, job.vqvae("first")
+    seed_everything(s.seed, "detail")
+    known = weights_to_start_from(job, "detail", DetailLevel)
+    model = known or DetailLevel(s.detail_k or s.k, s.detail_d, **sizes_upon(first))
+    levels = TwoLevelVQVAE(first, model.to(job.device, memory_format=torch.channels_last))
+    scored, validation = job.validation()
+    stage = DetailStage(levels, job.data.splits["train"], validation, job.frame, job.precision, known is not None)
+    fit(stage, s.fit_settings("detail"), job.folder, s.resume, hash_of(first.state_dict()))
+    if ranks.first():
+        path, title = job.pictures / "detail_train_status.png", f"Second level of codes on {job.data.title}"
+        figures.vqvae_status(curves(job, "detail"), path, title, model.quantizer.num_codes, scored)
+        picture_detail(job)
+
+
+def picture_detail(job: Job) -> None:
+    """A slice, what the first level and both make of it, and the spectra of many."""
+    levels, (_, split) = job.vqvae(), job.validation()
+    images = split.batch(spread_over(len(split), SHOWN))
+    codes = encode(levels, images, job.frame)
+    rows = {
+        "real": images,
+        "first level": decode(levels, first_level(codes), job.frame),
+        "both levels": decode(levels, codes, job.frame),
+    }
+    picture_restored(job, rows, "detail.png")
+
+
 def encode_slices(job: Job) -> None:
-    """Encode every split, the training split mirrored too; leaves `codes.safetensors`."""
+    """Encode every split, the training split mirrored too, by each level; leaves `codes.safetensors`."""
     vqvae = job.vqvae()
-    codes = encode_splits(vqvae, job.data, job.frame, *job.data.splits)
-    save_tensors(job.folder / CODES, codes, {}, hash_of(vqvae.state_dict()))
+    save_codes(job.folder, encode_splits(vqvae, job.data, job.frame, *job.data.splits), vqvae)
 
 
 def train_prior(job: Job) -> None:
-    """Train the second stage on the code maps and calibrate it; leaves `prior.safetensors` and its curve."""
-    s, data = job.settings, job.coded_slices()
+    """Train the prior of the first level on its code maps and calibrate it; leaves `prior.safetensors` and its curve."""
+    s, data = job.settings, job.coded_slices().of(first_level)
     seed_everything(s.seed, "prior")
     model, trained = prior_to_train(job, data.train)
-    vqvae = job.vqvae()
+    vqvae = job.vqvae("first")
     stage = PriorStage(model.to(job.device), data, vqvae.quantizer.codebook, job.precision, trained)
     fit(stage, s.fit_settings("prior"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
-        calibrate(job)
-        path, title = job.pictures / "prior_train_status.png", f"PixelCNN prior on {job.data.title}"
-        marginal = marginal_bits(data.codes, data.validation_codes, s.k)
-        figures.prior_status(curves(job, "prior"), path, title, s.k, marginal, job.validation()[0])
+        calibrate(job, "prior")
+        picture_prior(job, "prior", f"PixelCNN prior on {job.data.title}", data, s.k)
 
 
 def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
     """A prior for what is known of the slices, and whether it has been trained before: that of the `--init` run."""
-    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
-    maps = 0 if job.settings.no_context or (neighbours(train, TOLD) < 0).all() else TOLD
+    conditions, maps = told_to_priors(job, train)
     mirrored_half = train.symmetric and not job.settings.no_mirrored_half
-    conditions = (
-        ({} if train.positions is None else {"position": NUMBER}) | sizes | ({NEIGHBOUR: SIDES} if maps else {})
-    )
     known = weights_to_start_from(job, "prior", GatedPixelCNN)
     if known is None:
         told = {"conditions": conditions, "context": maps, "mirrored_half": mirrored_half}
@@ -161,26 +213,62 @@ def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
     return told_of(told, conditions, conditions_kept(job, known, conditions)), True
 
 
-def calibrate(job: Job) -> None:
-    """Fit the temperatures of the trained prior on validation maps, told nothing and told the slice below; they are kept in
-    `prior.safetensors`."""
+def told_to_priors(job: Job, train: Split) -> tuple[dict[str, int], int]:
+    """What priors are told of slices: conditions, and how many neighbouring maps."""
+    sizes = {name: condition.size for name, condition in job.data.conditions.items()}
+    maps = 0 if job.settings.no_context or (neighbours(train, TOLD) < 0).all() else TOLD
+    position = {} if train.positions is None else {"position": NUMBER}
+    return position | sizes | ({NEIGHBOUR: SIDES} if maps else {}), maps
+
+
+def train_detail_prior(job: Job) -> None:
+    """Train the prior of the second level, told the first, and calibrate it; leaves `detail_prior.safetensors` and its curve."""
+    s, data, levels = job.settings, job.coded_slices(), job.vqvae()
+    seed_everything(s.seed, "detail_prior")
+    conditions, maps = told_to_priors(job, data.train)
+    known = weights_to_start_from(job, "detail_prior", GatedPixelCNN)
+    if known is None:
+        sizes = dict(context=maps, context_features=levels.context_channels, **DETAIL_PRIOR)
+        model = GatedPixelCNN(levels.detail.quantizer.num_codes, conditions=conditions, **sizes)
+    else:
+        model = told_of(known, conditions, conditions_kept(job, known, conditions))
+    stage = DetailPriorStage(model.to(job.device), levels, data, job.precision, known is not None)
+    fit(stage, s.fit_settings("detail_prior"), job.folder, s.resume, hash_of(levels.state_dict()))
+    if ranks.first():
+        calibrate(job, "detail_prior")
+        title = f"PixelCNN prior of the second level on {job.data.title}"
+        picture_prior(job, "detail_prior", title, data.of(last_level), model.num_codes)
+
+
+def picture_prior(job: Job, stage: str, title: str, data: CodedSlices, num_codes: int) -> None:
+    """The curves of a prior."""
+    marginal = marginal_bits(data.codes, data.validation_codes, num_codes)
+    path = job.pictures / f"{stage}_train_status.png"
+    figures.prior_status(curves(job, stage), path, title, num_codes, marginal, job.validation()[0])
+
+
+def calibrate(job: Job, stage: str) -> None:
+    """Fit the temperatures of the prior that a stage has trained on validation maps, told nothing and told the slice below; they
+    are kept with its weights."""
     if "validate" not in job.data.splits:
         print("note: without a validation split, the prior is not calibrated")
         return
-    path, split, codes = job.folder / "prior.safetensors", job.data.splits["validate"], job.codes()["validate"]
-    prior = load_model(path, GatedPixelCNN).to(job.device)
-    some = spread_over(len(split), CALIBRATED)
-    ways: list[tuple[str, str, np.ndarray, Any]] = [("prior", "temperature", some, (split.known_of(some), None))]
+    path, split, codes = job.folder / f"{stage}.safetensors", job.data.splits["validate"], job.codes()["validate"]
+    prior, upon_first = load_model(path, GatedPixelCNN).to(job.device), stage == "detail_prior"
+    maps = last_level(codes) if upon_first else first_level(codes)
+    of_first = told_of_first(job.vqvae(), first_level(codes)) if upon_first else lambda _: None
+    some, name = spread_over(len(split), CALIBRATED), stage.replace("_", " ")
+    ways: list[tuple[str, str, np.ndarray, Any]] = [(name, "temperature", some, (split.known_of(some), None))]
     below = with_one_below(split, some)
     if prior.context_maps and len(below):
-        told = told_below(split, codes, prior.context_maps, below)
-        ways.append(("prior, told the slice below", "told_temperature", below, told))
-    for title, name, which, (known, context) in ways:
-        maps = codes[which]
-        setattr(prior, name, 1.0)
-        before = mean_bits(prior, maps, known, context=context)
-        setattr(prior, name, fit_temperature(prior, maps, known, context))
-        after, fitted = mean_bits(prior, maps, known, context=context), getattr(prior, name)
+        beside = told_below(split, maps, prior.context_maps, below)
+        ways.append((f"{name}, told the slice below", "told_temperature", below, beside))
+    for title, temperature, which, (known, context) in ways:
+        beside = dict(context=context, features=of_first(which))
+        setattr(prior, temperature, 1.0)
+        before = mean_bits(prior, maps[which], known, **beside)
+        setattr(prior, temperature, fit_temperature(prior, maps[which], known, **beside))
+        after, fitted = mean_bits(prior, maps[which], known, **beside), getattr(prior, temperature)
         print(
             f"{title}: temperature {fitted:.3f}; validate bits {before:.4f} without it, {after:.4f} with it", flush=True
         )
@@ -189,12 +277,9 @@ def calibrate(job: Job) -> None:
 
 def train_sharp_decoder(job: Job) -> None:
     """Train the second decoder; leaves `sharp.safetensors`, its curves and a picture of what it restores."""
-    s, data = job.settings, job.coded_slices()
-    if s.no_sharpen:
-        return
-    vqvae = job.vqvae()
+    s, data, vqvae = job.settings, job.coded_slices(), job.vqvae()
     seed_everything(s.seed, "sharpen")
-    known = weights_to_start_from(job, "sharp", SharpDecoder)
+    known = sharp_decoder_to_train(job, isinstance(vqvae, TwoLevelVQVAE))
     stage = SharpenStage(vqvae, data, job.frame, job.precision, known and known.to(job.device))
     fit(stage, s.fit_settings("sharpen"), job.folder, s.resume, hash_of(vqvae.state_dict()))
     if ranks.first():
@@ -203,7 +288,16 @@ def train_sharp_decoder(job: Job) -> None:
         picture_sharpness(job, vqvae, data.validation, data.validation_codes)
 
 
-def picture_sharpness(job: Job, vqvae: VQVAE, split: Split, codes: Tensor) -> None:
+def sharp_decoder_to_train(job: Job, two_levels: bool) -> SharpDecoder | SharpDetail | None:
+    """That of the `--init` run, if it paints on top of as many levels."""
+    init = job.settings.init
+    if init is not None and (run_folder(init) / DETAIL_WEIGHTS).exists() != two_levels:
+        print(f"note: --init {init}: it has another number of levels of codes; the sharp decoder starts from nothing")
+        return None
+    return weights_to_start_from(job, "sharp", SharpDetail if two_levels else SharpDecoder)
+
+
+def picture_sharpness(job: Job, vqvae: Codec, split: Split, codes: CodeMaps) -> None:
     """A slice, what both decoders make of its codes, and the spectra of many."""
     some = spread_over(len(split), SHOWN)
     rows = {
@@ -211,9 +305,17 @@ def picture_sharpness(job: Job, vqvae: VQVAE, split: Split, codes: Tensor) -> No
         "reconstruction decoder": decode(vqvae, codes[some], job.frame),
         "sharp decoder": decode(with_sharp_decoder(vqvae, job.folder), codes[some], job.frame),
     }
+    picture_restored(job, rows, "sharpness.png")
+
+
+def picture_restored(job: Job, rows: dict[str, Tensor], file: str) -> None:
+    """Slices and several reconstructions of them, by name `[N, 1, H, W]`: one of them, and the mean spectra of all."""
     spectra = {name: radial_power(each).mean(0).numpy() for name, each in rows.items()}
-    title = f"A {job.validation()[0]} slice of {job.data.title} and its reconstructions, and the mean spectra of {len(some)}"
-    pictures.sharpness(rows, spectra, job.frame, job.pictures / "sharpness.png", title)
+    count = len(next(iter(rows.values())))
+    title = (
+        f"A {job.validation()[0]} slice of {job.data.title} and its reconstructions, and the mean spectra of {count}"
+    )
+    pictures.sharpness(rows, spectra, job.frame, job.pictures / file, title)
 
 
 def sample_slices(job: Job) -> None:
@@ -231,6 +333,7 @@ def sample_slices(job: Job) -> None:
         codes,
         decode(run.vqvae, codes, run.frame),
         decode(painter.vqvae, codes, run.frame) if decoder == "sharp" else None,
+        decode(run.vqvae, codes.first, run.frame) if isinstance(codes, Codes) else None,
     )
     seeds = [job.settings.seed, job.settings.seed + 1]
     drawn = [
@@ -301,10 +404,13 @@ def curves(job: Job, stage: str) -> list[dict[str, Any]]:
 
 PIPELINE: dict[str, Callable[[Job], None]] = {
     "vqvae": train_vqvae,
+    "detail": train_detail,
     "encode": encode_slices,
     "prior": train_prior,
+    "detail_prior": train_detail_prior,
     "sharpen": train_sharp_decoder,
     "sample": sample_slices,
     "report": score_and_report,
 }
-TOGETHER = ("vqvae", "prior", "sharpen")  # stages that all processes take part in; the first one does the others alone
+# stages that all processes take part in; the first one does the others alone
+TOGETHER = ("vqvae", "detail", "prior", "detail_prior", "sharpen")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import require
-from training.settings import EPOCHS, OF_STAGE, WHILE_RESUMING, Settings
+from training.settings import EPOCHS, LEFT_OUT_BY, OF_STAGE, WHILE_RESUMING, Settings
 from training.standing import is_finished
 from utils import newest_run, read_config
 
@@ -50,8 +50,10 @@ def plan(given: dict[str, Any]) -> tuple[Settings, Path]:
     if settings.resume:
         for name in ("no_context", "no_mirrored_half"):
             stored.setdefault(name, True)  # a run of a version whose priors had none goes on as it began
-    if settings.stage == "sharpen":
-        stored["no_sharpen"] = False
+    stored.setdefault("no_detail", True)  # so does one whose runs had one level of codes
+    for flag, stages in LEFT_OUT_BY.items():
+        if settings.stage in stages:
+            stored[flag] = False
     return Settings(**(stored | given)), folder
 
 

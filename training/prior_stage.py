@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.runtime import at_a_time, autocast
 from dataset import NEIGHBOUR, spread_over
+from models.codes import as_taken
 from models.marginal import PositionalMarginal
 from pixelcnn import GatedPixelCNN
 from scoring.bits import known_batch, mean_bits, told_bits
@@ -72,8 +73,7 @@ class PriorStage(Stage):
         device = self.model.embedding.weight.device
         chosen = torch.from_numpy(indices)
         swap, (withheld, dropout, beside) = chance[:, 0] < 0.5, chance[:, 1:].split(self.parts, dim=1)
-        maps = self.data.mirrored_codes[chosen].where(swap[:, None, None], self.data.codes[chosen])
-        codes, context = maps.long().to(device), None
+        codes, context = as_taken(self.data.maps(chosen, swap), device), None
         told = known_batch(self.data.train.known, indices, self.model)
         # now and then withheld, so that the prior also knows slices without
         for name, unlucky in zip(told, withheld.T):
@@ -81,8 +81,11 @@ class PriorStage(Stage):
         if self.told is not None:
             told[NEIGHBOUR], context = (each.to(device) for each in self.told.of(indices, swap, beside))
         table = None if self.model.log_marginal is None else self.marginal.log_without(chosen)
+        features = self.features(chosen, swap)
         with autocast(device, self.precision):
-            logits = self.model(codes, conditions=told, log_marginal=table, chance=dropout, context=context)
+            logits = self.model(
+                codes, conditions=told, log_marginal=table, chance=dropout, context=context, features=features
+            )
         return {"loss": nn.functional.cross_entropy(logits.float(), codes)}
 
     def validate(self, model: GatedPixelCNN) -> dict[str, float]:
@@ -92,12 +95,20 @@ class PriorStage(Stage):
             ("validate", data.validation, data.validation_codes, lambda _: None),
         ):
             some = spread_over(len(codes), scored_slices(self.size))
-            nothing = mean_bits(model, codes[torch.from_numpy(some)], split.known_of(some), tables(some))
-            told = told_bits(model, codes, split, some, tables)
+            features, maps = self.scored_features(name), codes[torch.from_numpy(some)]
+            nothing = mean_bits(model, maps, split.known_of(some), tables(some), features=features(some))
+            told = told_bits(model, codes, split, some, tables, features)
             scores |= {f"{name}_bits": nothing} | ({} if told is None else {f"{name}_told_bits": told})
         if self.told is not None:
             scores[self.score] = (nothing + (nothing if told is None else told)) / 2
         return scores
+
+    def features(self, chosen: Tensor, mirrored: Tensor) -> Tensor | None:
+        """What the prior is told of a coarser level of training slices, mirrored ones where `[B]` bool says so; None: nothing."""
+
+    def scored_features(self, name: str) -> Callable[[np.ndarray], Callable[[Tensor], Tensor] | None]:
+        """The same of the slices that are scored, "train" or "validate", as `told_bits` takes it."""
+        return lambda _: None
 
     def _without_their_subjects(self, model: GatedPixelCNN, some: np.ndarray) -> Callable[[Tensor], Tensor] | None:
         """The tables of code frequencies for some of the training maps: a map's own subject says nothing of how a prior does on

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.cli import flag, require
+from models.codes import FINER, FINEST
 from sources.options import DataOptions
 from sources.scans import FORMATS
 from sources.volumes import AXES
@@ -12,14 +13,19 @@ from training.loop import FitSettings
 PLACES = ("data", "table", "split_file")  # flags that say where the data lies: it may move, its content is compared
 WHILE_RESUMING = ("out", "device", "resume", "save_every", "cache", *PLACES)  # flags that may differ from the run's own
 # flags that may be raised, and their stages
-EPOCHS = {"epoch": "vqvae", "epoch_prior": "prior", "epoch_sharpen": "sharpen"}
+EPOCHS = {"epoch": "vqvae"} | {f"epoch_{stage}": stage for stage in ("detail", "prior", "detail_prior", "sharpen")}
 # flags of one stage alone, which no other stage may change: config.json would say what its weights were not trained with
 OF_STAGE = {
     **EPOCHS,
     **dict.fromkeys(("batch", "lr", "k", "d", "downsample"), "vqvae"),
-    **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in ("prior", "sharpen")},
+    **{f"{name}_{stage}": stage for name in ("batch", "lr") for stage in EPOCHS.values() if stage != "vqvae"},
+    **dict.fromkeys(("detail_k", "detail_d"), "detail"),
     **dict.fromkeys(("no_context", "no_mirrored_half"), "prior"),
 }
+LEFT_OUT_BY = {
+    "no_detail": ("detail", "detail_prior"),
+    "no_sharpen": ("sharpen",),
+}  # flags, and stages that they leave out
 # flags under a name: what was found best for a kind of data, on validation subjects
 PRESETS: dict[str, dict[str, Any]] = {
     "oasis-f8": {"epoch": 5, "batch": 8, "epoch_prior": 10, "batch_prior": 16, "lr_prior": 0.002, "epoch_sharpen": 3},
@@ -50,6 +56,15 @@ class Settings:
     epoch: int = flag(50, "Epochs of VQ-VAE training.")
     batch: int = flag(32, "Batch size of VQ-VAE training.")
     lr: float = flag(0.002, "Learning rate of VQ-VAE training.")
+    epoch_detail: int = flag(6, "Epochs of training the second level of codes.")
+    batch_detail: int = flag(8, "Batch size of training the second level.")
+    lr_detail: float = flag(0.002, "Learning rate of training the second level.")
+    detail_k: int | None = flag(None, "Number of codes of the second level; as --k where it is not given.")
+    detail_d: int = flag(32, "Dimension of a code of the second level.")
+    no_detail: bool = flag(
+        False,
+        "Leave out the second level, whose codes cover half as many pixels a side and say what the first leaves out.",
+    )
     epoch_prior: int = flag(100, "Epochs of PixelCNN training.")
     batch_prior: int = flag(64, "Batch size of PixelCNN training.")
     lr_prior: float = flag(0.001, "Learning rate of PixelCNN training.")
@@ -59,7 +74,10 @@ class Settings:
     no_mirrored_half: bool = flag(
         False, "Do not tell the prior the half of a map that it has drawn, reflected, where it draws the other half."
     )
-    epoch_sharpen: int = flag(10, "Epochs of training the sharp decoder.")
+    epoch_detail_prior: int = flag(4, "Epochs of training the PixelCNN of the second level.")
+    batch_detail_prior: int = flag(8, "Batch size of training the PixelCNN of the second level.")
+    lr_detail_prior: float = flag(0.002, "Learning rate of training the PixelCNN of the second level.")
+    epoch_sharpen: int = flag(5, "Epochs of training the sharp decoder.")
     batch_sharpen: int = flag(8, "Batch size of training the sharp decoder.")
     lr_sharpen: float = flag(0.002, "Learning rate of training the sharp decoder.")
     no_sharpen: bool = flag(False, "Leave out the sharp decoder: samples are then as smooth as reconstructions.")
@@ -143,7 +161,7 @@ class Settings:
     stage: str = flag(
         "all",
         "Run one stage alone, from what the stages before it left in the run folder.",
-        ("all", "vqvae", "encode", "prior", "sharpen", "sample", "report"),
+        ("all", "vqvae", "detail", "encode", "prior", "detail_prior", "sharpen", "sample", "report"),
     )
     resume: bool = flag(
         False, "Go on with the run of --out (the newest run where it is not given) where it was stopped."
@@ -152,14 +170,18 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        for name in ("epoch", "batch", "epoch_prior", "batch_prior", "epoch_sharpen", "batch_sharpen"):
-            require(getattr(self, name) >= 1, f"--{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("lr", "lr_prior", "lr_sharpen"):
+        for name in EPOCHS:
+            for counted in (name, name.replace("epoch", "batch")):
+                require(getattr(self, counted) >= 1, f"--{counted} is {getattr(self, counted)}; expected at least 1")
+            lr = name.replace("epoch", "lr")
+            require(0 < getattr(self, lr) < 1, f"--{lr} is {getattr(self, lr)}; expected a number between 0 and 1")
+        for name in ("d", "detail_d"):
             require(
-                0 < getattr(self, name) < 1, f"--{name} is {getattr(self, name)}; expected a number between 0 and 1"
+                1 <= getattr(self, name) <= 4096, f"--{name} is {getattr(self, name)}; expected 1 to 4096 dimensions"
             )
-        require(1 <= self.d <= 4096, f"--d is {self.d}; expected 1 to 4096 dimensions")
-        require(2 <= self.k <= 2**16, f"--k is {self.k}; expected 2 to 65536 codes")
+        for name in ("k", "detail_k"):
+            codes = getattr(self, name)
+            require(codes is None or 2 <= codes <= 2**16, f"--{name} is {codes}; expected 2 to 65536 codes")
         require(self.patience >= 0, f"--patience is {self.patience}; expected 0 (never stop early) or more")
         require(self.save_every > 0, f"--save_every is {self.save_every}; expected minutes above 0")
         require(
@@ -167,17 +189,31 @@ class Settings:
             f"--image_size is {self.image_size}; expected 8 to 4096 pixels",
         )
         self.data_options.check()
+        self._check_left_out()
+
+    def _check_left_out(self) -> None:
+        """Raise UserError for a stage that another flag leaves out."""
+        for name, stages in LEFT_OUT_BY.items():
+            require(
+                not (getattr(self, name) and self.stage in stages),
+                f"--{name} leaves out what --stage {self.stage} trains",
+            )
         require(
-            not (self.no_sharpen and self.stage == "sharpen"), "--no_sharpen leaves out what --stage sharpen trains"
+            self.stage not in self.left_out,
+            f"--stage {self.stage}: --downsample {self.downsample} leaves no room for a second level, whose codes cover half as "
+            f"many pixels a side and at least {FINEST}",
         )
+
+    @property
+    def left_out(self) -> set[str]:
+        """The stages that this run does without."""
+        stages = {stage for name, those in LEFT_OUT_BY.items() if getattr(self, name) for stage in those}
+        return stages | (set(LEFT_OUT_BY["no_detail"]) if self.downsample < FINER * FINEST else set())
 
     def fit_settings(self, stage: str) -> FitSettings:
         """How long and how fast a stage trains."""
-        epochs, batch, lr = {
-            "vqvae": (self.epoch, self.batch, self.lr),
-            "prior": (self.epoch_prior, self.batch_prior, self.lr_prior),
-            "sharpen": (self.epoch_sharpen, self.batch_sharpen, self.lr_sharpen),
-        }[stage]
+        suffix = "" if stage == "vqvae" else f"_{stage}"
+        epochs, batch, lr = (getattr(self, f"{name}{suffix}") for name in ("epoch", "batch", "lr"))
         return FitSettings(epochs, batch, lr, self.patience, self.seed, self.save_every)
 
     @property

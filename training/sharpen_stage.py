@@ -1,4 +1,4 @@
-"""The third stage: how the sharp decoder takes a batch, and how it is scored after an epoch."""
+"""The last training: how the sharp decoder takes a batch, and how it is scored after an epoch."""
 
 import math
 
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from common.runtime import at_a_time, autocast
 from dataset import Frame, spread_over
-from models.sharp_decoder import SharpDecoder
+from models.codes import CodeMaps, as_taken, first_level
+from models.detail import Codec, Painted, TwoLevelVQVAE, first_of
+from models.sharp_decoder import SharpDecoder, SharpDetail
 from scoring.classifier import SMALLEST_SIDE
 from scoring.metrics import fine_power, ssim
 from scoring.realism import sliced_wasserstein
@@ -17,7 +19,6 @@ from training.coded_slices import CodedSlices
 from training.loop import Stage, adamw, scored_slices
 from training.texture_losses import CodeScore, SpectrumScore, TextureScore
 from training.vqvae_stage import PIXELS
-from vqvae import VQVAE
 
 RESIDUAL_SLICES = 128  # training slices that say how strong texture is
 SPECTRUM_WEIGHT = 3.0  # of the distance of spectra in the loss
@@ -28,7 +29,8 @@ LEAST = 0.01  # the smallest such ratio; what is not there at all counts as this
 
 
 class SharpenStage(Stage):
-    """Trains the second decoder on the code maps and slices of the training split; all else is frozen.
+    """Trains the second decoder on the code maps and slices of the training split; all else is frozen. Of a run with two levels
+    of codes it adds texture to what both paint.
 
     Scored by the mixture of `sharpness_scores`, on whole validation slices.
     """
@@ -38,25 +40,35 @@ class SharpenStage(Stage):
     chances = 3
 
     def __init__(
-        self, vqvae: VQVAE, data: CodedSlices, frame: Frame, precision: str, decoder: SharpDecoder | None = None
+        self,
+        vqvae: Codec,
+        data: CodedSlices,
+        frame: Frame,
+        precision: str,
+        decoder: SharpDecoder | SharpDetail | None = None,
     ):
         """decoder: one that has been trained before, to be trained further."""
         self.vqvae, self.data, self.frame, self.precision = vqvae.requires_grad_(False), data, frame, precision
-        self.model = (decoder or SharpDecoder.after(vqvae)).to(memory_format=torch.channels_last)
-        self.model.load_state_dict(vqvae.decoder.state_dict(), strict=False)  # trained further since, it may be
+        self.first = first_of(vqvae)
+        if isinstance(vqvae, TwoLevelVQVAE):
+            self.model = decoder or SharpDetail.after(vqvae)
+        else:
+            self.model = decoder or SharpDecoder.after(vqvae)
+            self.model.load_state_dict(vqvae.decoder.state_dict(), strict=False)  # trained further since, it may be
+        self.model = self.model.to(memory_format=torch.channels_last)
         self.model.texture.requires_grad_(True)
-        self.size = len(data.train)
-        device = vqvae.quantizer.codebook.device
-        self.micro_batch = max(1, at_a_time(PIXELS, device) // (2 * frame.height * frame.width))
+        self.size, self.device = len(data.train), self.first.quantizer.codebook.device
+        self.micro_batch = max(1, at_a_time(PIXELS, self.device) // (2 * frame.height * frame.width))
         self.scored = data.validation.evenly(scored_slices(self.size))
         scored = spread_over(len(data.validation), scored_slices(self.size))
         self.scored_codes = data.validation_codes[torch.from_numpy(scored)]
         some = spread_over(self.size, RESIDUAL_SLICES)
-        images, known = self._images(some), self._codes(data.codes[torch.from_numpy(some)])
+        images, known = self._images(some), as_taken(data.codes[torch.from_numpy(some)], self.device)
         residuals = (images - vqvae.decode(known)).cpu()
-        self.texture_score = TextureScore(residuals, known.cpu(), vqvae.quantizer.num_codes)
+        known = first_level(known)
+        self.texture_score = TextureScore(residuals, known.cpu(), self.first.quantizer.num_codes)
         self.spectrum_score = SpectrumScore(images)
-        self.code_score = CodeScore(vqvae, images, known)
+        self.code_score = CodeScore(self.first, images, known)
 
     def optimizers(self, lr: float) -> list[torch.optim.Optimizer]:
         return [adamw(self.model.texture.parameters(), lr)]
@@ -66,36 +78,37 @@ class SharpenStage(Stage):
 
     def losses(self, indices: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         images, chosen = self._images(indices), torch.from_numpy(indices)
-        swap = (chance[:, 0, None, None] < 0.5) & self.data.train.symmetric
-        codes = self._codes(torch.where(swap, self.data.mirrored_codes[chosen], self.data.codes[chosen]))
-        images = torch.where(swap[..., None].to(images.device), images.flip(2), images)
+        swap = (chance[:, 0] < 0.5) & self.data.train.symmetric
+        codes = as_taken(self.data.maps(chosen, swap), self.device)
+        images = torch.where(swap[:, None, None, None].to(images.device), images.flip(2), images)
         with autocast(images.device, self.precision):
-            features, picture = self.model.smooth(self.vqvae.quantizer.lookup(codes))
+            painted = self._painted(codes)
             noise = [torch.Generator().manual_seed(int(x * 2**53)) for draw in (1, 2) for x in chance[:, draw].tolist()]
-            twice = features.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
-            first, second = self.model.textured(*twice, noise).chunk(2)
-            code_loss = self.code_score(first, codes, ~self.vqvae.flat(images))
-        texture_loss = self.texture_score(images, first, second, codes)
+            twice = (each.repeat(2, 1, 1, 1) for each in painted)
+            first, second = self.model.texture(*twice, noise).chunk(2)
+            code_loss = self.code_score(first, first_level(codes), ~self.first.flat(images))
+        texture_loss = self.texture_score(images, first, second, first_level(codes))
         spectrum_loss = (self.spectrum_score(images, first) + self.spectrum_score(images, second)) / 2
         loss = texture_loss + CODE_WEIGHT * code_loss + SPECTRUM_WEIGHT * spectrum_loss
         parts = {"texture": texture_loss, "recoding": code_loss, "spectrum": spectrum_loss}
         return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 
-    def validate(self, model: SharpDecoder) -> dict[str, float]:
-        decoded = []
+    def validate(self, model: SharpDecoder | SharpDetail) -> dict[str, float]:
+        decoded, sharp = [], self.vqvae.with_decoder(model)
         for part in self.scored_codes.split(DECODED):
-            with torch.inference_mode():
-                sharp = model(self.vqvae.quantizer.lookup(self._codes(part))).float().clamp(0, 1)
-            decoded.append(self.frame.pad(sharp.cpu()))
+            decoded.append(self.frame.pad(sharp.decode(as_taken(part, self.device)).cpu()))
         images = self.scored.batch(np.arange(len(self.scored)))
         return sharpness_scores(torch.cat(decoded), images, self.frame)
 
-    def _images(self, indices: np.ndarray) -> Tensor:
-        device = self.vqvae.quantizer.codebook.device
-        return self.data.train.batch(indices, self.frame).to(device, memory_format=torch.channels_last)
+    def _painted(self, codes: CodeMaps) -> Painted:
+        """What texture is added to: features and picture, neither of which is trained."""
+        with torch.no_grad():
+            if isinstance(self.vqvae, TwoLevelVQVAE):
+                return self.vqvae.paint(codes)
+            return self.model.smooth(self.vqvae.quantizer.lookup(codes))
 
-    def _codes(self, codes: Tensor) -> Tensor:
-        return codes.long().to(self.vqvae.quantizer.codebook.device)
+    def _images(self, indices: np.ndarray) -> Tensor:
+        return self.data.train.batch(indices, self.frame).to(self.device, memory_format=torch.channels_last)
 
 
 def sharpness_scores(decoded: Tensor, images: Tensor, frame: Frame) -> dict[str, float]:

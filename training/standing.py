@@ -25,25 +25,30 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import hash_of_file, load_checkpoint, previous_checkpoint, save_checkpoint
-from utils import CODES, SHARP_WEIGHTS
+from utils import CODES, DETAIL_PRIOR_WEIGHTS, DETAIL_WEIGHTS, SHARP_WEIGHTS
 
 CHECKPOINT = "checkpoint.pt"
-LEAVES = {  # what other stages read of a stage; --no_sharpen leaves no second decoder
+LEAVES = {  # what other stages read of a stage
     "vqvae": "vqvae.safetensors",
+    "detail": DETAIL_WEIGHTS,
     "encode": CODES,
     "prior": "prior.safetensors",
+    "detail_prior": DETAIL_PRIOR_WEIGHTS,
     "sharpen": SHARP_WEIGHTS,
 }
+MAY_LEAVE_NOTHING = ("detail", "detail_prior", "sharpen")  # --no_detail, --no_sharpen
 READS = {  # the stages that must have finished before one
     "vqvae": (),
-    "encode": ("vqvae",),
+    "detail": ("vqvae",),
+    "encode": ("vqvae", "detail"),
     "prior": ("vqvae", "encode"),
-    "sharpen": ("vqvae", "encode"),
-    "sample": ("vqvae", "encode", "prior", "sharpen"),
-    "report": ("vqvae", "encode", "prior", "sharpen", "sample"),
+    "detail_prior": ("vqvae", "detail", "encode"),
+    "sharpen": ("vqvae", "detail", "encode"),
+    "sample": ("vqvae", "detail", "encode", "prior", "detail_prior", "sharpen"),
+    "report": ("vqvae", "detail", "encode", "prior", "detail_prior", "sharpen", "sample"),
 }
 # stages by whose weights others are out of date: what the others leave follows from these
-WEIGHTS = ("vqvae", "prior", "sharpen")
+WEIGHTS = ("vqvae", "detail", "prior", "detail_prior", "sharpen")
 ABOUT_ALL = ("stage", "finished", "made_from", "waiting")  # keys of a checkpoint that are not of the training in it
 
 
@@ -92,8 +97,8 @@ class Standing:
         """Whether a stage counts as finished: it is marked, what it left is there, and what it was made from has not changed."""
         if name not in self.finished or not _is_there(folder, name):
             return False
-        made = self.finished[name] or {}
-        return all(_mark(folder, other) == mark for other, mark in made.items())
+        made = self.finished[name]
+        return made is None or made_from(folder, name) == {other: made.get(other, "") for other in _weights_read(name)}
 
 
 def is_finished(folder: Path, name: str) -> bool:
@@ -127,8 +132,9 @@ def begin_run(folder: Path) -> None:
 
 
 def needs(folder: Path, name: str) -> list[str]:
-    """The stages that must have finished before one: the sharp decoder only where the run has one, finished or not."""
-    return [other for other in READS[name] if other != "sharpen" or (folder / SHARP_WEIGHTS).exists()]
+    """The stages that must have finished before one: a second level and the sharp decoder only where the run has them, finished
+    or not."""
+    return [other for other in READS[name] if other not in MAY_LEAVE_NOTHING or (folder / LEAVES[other]).exists()]
 
 
 def check_needs(folder: Path, name: str) -> None:
@@ -155,7 +161,11 @@ def check_up_to_date(folder: Path, name: str) -> None:
 
 def made_from(folder: Path, name: str) -> dict[str, str]:
     """The weights that a stage starts from, as they are now: a hash by stage, empty where the run has none."""
-    return {other: _mark(folder, other) for other in READS[name] if other in WEIGHTS}
+    return {other: _mark(folder, other) for other in _weights_read(name)}
+
+
+def _weights_read(name: str) -> list[str]:
+    return [other for other in READS[name] if other in WEIGHTS]
 
 
 def _mark(folder: Path, name: str) -> str:
@@ -164,7 +174,7 @@ def _mark(folder: Path, name: str) -> str:
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    return name not in LEAVES or name == "sharpen" or (folder / LEAVES[name]).exists()
+    return name not in LEAVES or name in MAY_LEAVE_NOTHING or (folder / LEAVES[name]).exists()
 
 
 def _training(name: str) -> str:

@@ -7,6 +7,8 @@ from torch import Tensor
 from common.runtime import at_a_time, autocast
 from dataset import Frame, Split, spread_over
 from inference.coding import encode_split
+from models.codes import last_level
+from models.detail import DetailLevel
 from scoring.metrics import CodeUsage
 from scoring.slices import mean_ssim
 from training.loop import Stage, muon_and_adamw, scored_slices
@@ -34,6 +36,7 @@ class VQVAEStage(Stage):
         self, model: VQVAE, train: Split, validation: Split, frame: Frame, precision: str, trained: bool = False
     ):
         """`trained`: the model has been trained before, so its codes stay where they are."""
+        self.codec = model  # what encodes and decodes; a stage of another level replaces it by all levels
         self.model, self.train, self.frame, self.precision, self.trained = model, train, frame, precision, trained
         self.size = len(train)
         device = next(model.parameters()).device
@@ -51,7 +54,7 @@ class VQVAEStage(Stage):
 
     def start(self, indices: np.ndarray) -> None:
         if not self.trained:
-            self.model.start(self._images(indices))
+            self.codec.start(self._images(indices))
 
     def before_step(self, step: int, steps: int) -> None:
         if self.placed is None:  # codes that have moved are never placed again, though `steps` was raised since
@@ -66,8 +69,8 @@ class VQVAEStage(Stage):
         if self.train.symmetric:
             images = mirrored(images, chance[:, 0])
         with autocast(images.device, self.precision):
-            out = None if self.continuous else self.model(images)
-            decoded = self.model.autoencode(images) if out is None else out.images
+            out = None if self.continuous else self.codec(images)
+            decoded = self.codec.autoencode(images) if out is None else out.images
         reconstruction = reconstruction_loss(decoded, images)
         if out is None:
             return {
@@ -98,13 +101,13 @@ class VQVAEStage(Stage):
         if self.continuous:
             self._place_codes()  # so that an early score is one of codes too
 
-    def validate(self, model: VQVAE) -> dict[str, float]:
+    def validate(self, model: VQVAE | DetailLevel) -> dict[str, float]:
         scores = {}
         for name, split in self.scored.items():
-            codes = encode_split(model, split, self.frame)
-            usage = CodeUsage.of(codes, model.quantizer.num_codes)
+            codes = encode_split(self.codec, split, self.frame)
+            usage = CodeUsage.of(last_level(codes), model.quantizer.num_codes)
             scores |= {
-                f"{name}_ssim": mean_ssim(model, split, codes, self.frame),
+                f"{name}_ssim": mean_ssim(self.codec, split, codes, self.frame),
                 f"{name}_codes_used": usage.used,
                 f"{name}_perplexity": usage.perplexity,
             }
@@ -115,7 +118,7 @@ class VQVAEStage(Stage):
         """Put the codes among the latents of slices spread over the training split."""
         chosen = spread_over(self.size, PLACING_SLICES)
         parts = [
-            self.model.latents(self._images(part)).float()
+            self.codec.latents(self._images(part)).float()
             for part in np.array_split(chosen, -(-len(chosen) // self.micro_batch))
         ]
         self.model.quantizer.start(torch.cat(parts))
