@@ -1,5 +1,5 @@
-"""Train a VQ-VAE on brain slices, a second level of finer codes, PixelCNN priors on both and a decoder that restores texture; draw
-new slices.
+"""Train a VQ-VAE on brain slices, a second level of finer codes, PixelCNN priors of both and a decoder that restores texture;
+draw new slices.
 
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
