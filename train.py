@@ -1,4 +1,5 @@
-"""Train a VQ-VAE on brain slices, a PixelCNN prior on its codes and a decoder that restores texture; draw new slices.
+"""Train a VQ-VAE on brain slices, a second level of finer codes, PixelCNN priors of both and a decoder that restores texture;
+draw new slices.
 
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
@@ -7,6 +8,7 @@
     python train.py --data BIDS --table BIDS/participants.tsv --condition age,sex
     python train.py --resume --out runs/mine                 # go on where it was stopped
     python train.py --stage prior --out runs/mine            # one stage of a run anew
+    python train.py --stage detail --out runs/mine           # a second level for a run that has one; then --resume
     torchrun --nproc_per_node=2 train.py --data DIR          # two processes share every batch: the same result (--dim for --d)
 
 The run folder then holds the weights, the curves, the scores, the pictures and `report.md`; `generate.py` and `evaluate.py`

@@ -117,7 +117,7 @@ def prepare(settings: Settings, folder: Path, device: torch.device) -> Job:
         f"{settings.downsample} pixels to be given a code; lower --k or --downsample",
     )
     require(
-        settings.left_out & {"detail"} or (settings.detail_k or settings.k) <= FINER**2 * positions,
+        "detail" in settings.left_out or (settings.detail_k or settings.k) <= FINER**2 * positions,
         f"--detail_k is {settings.detail_k}, but the training slices have only {FINER**2 * positions} positions of the second "
         "level; lower it, or leave the second level out with --no_detail",
     )
