@@ -312,6 +312,7 @@ def trained(tmp_path_factory) -> Path:
     for split, subjects in (("train", range(4)), ("validate", range(4, 9))):
         draw_slices(root / "data", split, subjects)
     flags = ["--epoch", "1", "--epoch_prior", "1", "--k", "8", "--d", "4", "--no_sharpen", "--data", "data"]
+    flags += ["--epoch_detail", "1", "--epoch_detail_prior", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         with_small_networks(patch.setattr)

@@ -27,6 +27,7 @@ SMALL = [
     "16",
     "--d",
     "8",
+    "--no_detail",
     "--no_sharpen",
 ]
 

@@ -435,6 +435,7 @@ def here(tmp_path, monkeypatch):
 
 
 TRAINING = ["--epoch", "1", "--epoch_prior", "1", "--epoch_sharpen", "1", "--k", "8", "--d", "4", "--batch", "8"]
+TRAINING += ["--epoch_detail", "1", "--epoch_detail_prior", "1"]
 
 
 def test_volumes_and_a_table_train_and_come_out_as_nifti(here, capsys):
