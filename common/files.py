@@ -137,8 +137,17 @@ def vqvae_named_by(path: Path) -> str | None:
     Raises:
         SafetensorError, ValueError, AttributeError: for a damaged or foreign file.
     """
+    return header_of(path).get("vqvae")
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """What `save_tensors` wrote beside the tensors; empty where a version wrote nothing.
+
+    Raises:
+        SafetensorError, ValueError, AttributeError: for a damaged or foreign file.
+    """
     with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("model", "{}")).get("vqvae")
+        return json.loads((file.metadata() or {}).get("model", "{}"))
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
@@ -164,7 +173,7 @@ def hash_of_file(path: Path) -> str:
 
 
 def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
-    """Rebuild a model from `save_model`'s file, in eval mode on the CPU.
+    """Rebuild a model from `save_model`'s file, in eval mode on the CPU, in float32 where the file holds 16 bits.
 
     The model is built without memory first and its shapes are held against the file's, so that a stranger's file
     cannot ask for more memory than its own size.
@@ -179,6 +188,7 @@ def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
                 raise ValueError(f"it holds {header.get('class', 'no named model')}, not {model_class.__name__}")
             with torch.device("meta"):
                 model = model_class(**header["arguments"])
+            types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
             if expected != found:
@@ -186,7 +196,7 @@ def load_model(path: Path, model_class: type[nn.Module]) -> nn.Module:
                     name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
                 )
                 raise ValueError(f"its tensor {differing[0]} does not fit the model its header describes")
-            model.load_state_dict({name: file.get_tensor(name) for name in found}, assign=True)
+            model.load_state_dict({name: file.get_tensor(name).to(types[name]) for name in found}, assign=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train the run first") from None
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
