@@ -9,7 +9,7 @@ schedule of `train.py`, and are scored on validation maps told nothing and told 
 weights, whose 1,000 steps are longer than these trainings.
 
 Subjects: priors of the same size see equally many maps, of few people often or of many seldom; of each the epoch is kept that is
-the best on validation, as in `train.py`.
+the best on validation, as in `train.py`. "40 warped" has warped copies of the slices of 40 people besides (`warped.py`).
 
 What is trained already is not trained again.
 """
@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from measuring import Results  # noqa: E402
+from warped import WARPED, OfTheFirst, with_warped  # noqa: E402
 
 from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.files import hash_of  # noqa: E402
@@ -85,7 +86,10 @@ class Settings:
     choices: str = flag(",".join(CHOICES), "Which to train, separated by commas.")
     part: str = flag("choices", "What to measure.", ("choices", "subjects"))
     subjects: int = flag(125, "Training subjects of the choices, spread evenly over the split.")
-    by_subjects: str = flag("40,80,160,302", "Numbers of training subjects to compare, separated by commas.")
+    by_subjects: str = flag(
+        "40,40 warped,80,160,302",
+        "Numbers of training subjects to compare, separated by commas; with or without warped slices.",
+    )
     maps: int = flag(19328, "Maps that each of these sees.")
     batch: int = flag(16, "Maps a step.")
     lr: float = flag(0.002, "Learning rate.")
@@ -115,8 +119,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: partial(trained_once, run, some(settings.subjects), CHOICES[name], settings) for name in wanted
         }
     else:
-        counts = [int(count) for count in settings.by_subjects.split(",")]
-        trainings = {str(count): partial(trained, run, some(count), settings, settings.maps) for count in counts}
+        trainings = {}
+        for row in settings.by_subjects.split(","):
+            count, *warped = row.split()
+            trainings[row] = partial(of_subjects, run, some(int(count)), bool(warped), settings)
     for name, training in trainings.items():
         if name not in results.values.get(settings.part, {}):
             results.add(settings.part, name, training())
@@ -144,6 +150,14 @@ def trained_once(run: Run, data: CodedSlices, choice: Choice, settings: Settings
         return trained(run, data, settings, len(data.codes), **dict(choice.prior))
 
 
+def of_subjects(run: Run, data: CodedSlices, warped: bool, settings: Settings) -> dict[str, float]:
+    """`trained` on so many maps of these slices, or of them and their warped copies."""
+    if not warped:
+        return trained(run, data, settings, settings.maps)
+    conditions = {"position": NUMBER, NEIGHBOUR: SIDES, WARPED: NUMBER}
+    return trained(run, with_warped(run, data, settings.seed), settings, settings.maps, conditions=conditions)
+
+
 def trained(run: Run, data: CodedSlices, settings: Settings, maps: int, **arguments: Any) -> dict[str, float]:
     """Scores of a prior that has seen about so many maps, at its best epoch, and the processor time that it took.
 
@@ -154,6 +168,8 @@ def trained(run: Run, data: CodedSlices, settings: Settings, maps: int, **argume
     prior = GatedPixelCNN(run.vqvae.quantizer.num_codes, marginal=run.map_size, **(told | arguments))
     precision = resolve_precision(settings.precision, torch.device("cpu"))
     stage = PriorStage(prior, data, run.vqvae.quantizer.codebook, precision)
+    if WARPED in data.train.conditions:
+        stage.marginal = OfTheFirst(stage)
     epochs, started = max(1, round(maps / len(data.codes))), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         schedule = FitSettings(epochs, settings.batch, settings.lr, 0, settings.seed, save_every=1e9)

@@ -302,10 +302,10 @@ def test_every_choice_of_the_prior_is_trained_once_and_is_another(tmp_path, load
     found = json.loads((tmp_path / "out" / "results.json").read_text())["choices"]
     assert found.keys() == bench.CHOICES.keys() and {one["maps"] for one in found.values()} == {32}
     assert len({one["validate_told_bits"] for one in found.values()}) == len(found), "each choice changes something"
-    bench.main([*flags, "--part", "subjects", "--by_subjects", "1,3", "--maps", "48"])
+    bench.main([*flags, "--part", "subjects", "--by_subjects", "1,1 warped,3", "--maps", "48"])
     found = json.loads((tmp_path / "out" / "results.json").read_text())["subjects"]
-    assert [(one["epochs"], one["maps"]) for one in found.values()] == [(3, 48), (1, 48)], "equally many maps"
-    assert len((tmp_path / "out" / "subjects.md").read_text().splitlines()) == 4
+    assert [(one["epochs"], one["maps"]) for one in found.values()] == [(3, 48), (2, 64), (1, 48)]
+    assert len((tmp_path / "out" / "subjects.md").read_text().splitlines()) == 5
     monkeypatch.setattr(bench, "trained", lambda *_, **__: pytest.fail("trained again"))
     bench.main([*flags, "--choices", bench.AS_IT_IS])
     with pytest.raises(UserError, match="no AdamW; there are as it is"):
