@@ -81,6 +81,8 @@ PICTURES = (
     ("generated_imgs2.png", "Decoded"),
     ("codes_and_slices.png", "Code maps beside the slices they decode to"),
     ("real_and_generated.png", "Real, reconstructed and generated slices of the same positions"),
+    ("full_size.png", "A real slice at full size, its reconstructions, and a drawn one of the same position"),
+    ("real_or_drawn.png", "Real and drawn slices at full size, shuffled: which are which?"),
     ("scores_by_slice.png", "Scores by slice number"),
     ("worst_reconstructions.png", "The worst reconstructions"),
     ("codebook.png", "The codes, each decoded alone"),
@@ -291,6 +293,11 @@ def _splits(data: dict[str, Any]) -> str:
     )
 
 
+def _key(numbers: dict[str, list[int]]) -> str:
+    """Which slices of the shuffled picture are which."""
+    return "".join(f"\n\n{name.capitalize()}: {', '.join(map(str, each))}." for name, each in numbers.items())
+
+
 def write(
     folder: Path, config: dict[str, Any], scores: dict[str, dict[str, Any]], other: dict[str, Any] | None = None
 ) -> None:
@@ -303,8 +310,9 @@ def write(
     settings = "\n".join(f"| `--{name}` | {value} |" for name, value in config["flags"].items())
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     heads = any("heads" in values for values in scores.values())
+    key = next((_key(values["real_or_drawn"]) for values in scores.values() if "real_or_drawn" in values), "")
     pictures = "\n\n".join(
-        f"## {title}\n\n![{title}](images/{name})"
+        f"## {title}\n\n![{title}](images/{name})" + (key if name == "real_or_drawn.png" else "")
         for name, title in PICTURES
         if (folder / "images" / name).exists() and (heads or name not in WITH_HEADS)
     )

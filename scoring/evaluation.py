@@ -30,6 +30,7 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
   where the data says nothing of it), pixels, codes; closest: the nearest pairs as sample, train (the file's name, null where
   the data does not hold it), mirrored, distance_pixels, distance_codes. Of two levels also detail, distance_detail, and
   detail_listed: the number of samples that are nearer in the second level's codes.
+- real_or_drawn: "real" and "drawn" -> the numbers of these slices in the picture in which they are shuffled.
 - heads: of whole heads, where some were asked for; its keys are those of `scoring.drawn_heads`.
 - notes: what was left out, and why.
 """
@@ -52,7 +53,7 @@ from inference.drawing import Request, Samples, draw_samples, spread_numbers
 from models.codes import CodeMaps, Codes, each_level, first_level
 from models.detail import Codec, first_of
 from models.marginal import PositionalMarginal
-from reporting import figures, pictures
+from reporting import figures, full_size, pictures, report
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
 from scoring.case import COMPARED, PART, Case
 from scoring.decoders import compare_decoders
@@ -67,6 +68,7 @@ from scoring.texture import texture_summary, texture_values
 from sources.conditions import Condition
 
 WORST, CLOSEST, NEIGHBOURS = 8, 8, 12
+TO_TELL = 10  # real slices, and as many drawn ones, in the picture in which a person is to tell them apart
 
 
 def evaluate_split(case: Case) -> dict[str, Any]:
@@ -87,6 +89,8 @@ def evaluate_split(case: Case) -> dict[str, Any]:
         samples = draw(case)
         scores |= {"samples": len(samples), "seed": case.seed, "decoder": case.decoder}
         scores |= score_realism(case, samples) | score_copies(case, samples, codes)
+        if case.split.numbers is not None:
+            scores["real_or_drawn"] = picture_full_size(case, samples, codes)
         if isinstance(codes, Codes) and case.effort.each_level:
             images = decode(case.run.vqvae, first_level(samples.codes), case.run.frame)[:, 0]
             scores["first_level"] = score_realism(case, replace(samples, images=images), "realism_first_level.png")
@@ -263,6 +267,33 @@ def score_realism(case: Case, samples: Samples, file: str = "realism.png") -> di
         "samples_sharpness": mean_fine_power(drawn) / max(mean_fine_power(real), 1e-12),
         "texture": {name: texture_summary(one.texture) for name, one in sets.items()},
     }
+
+
+def picture_full_size(case: Case, samples: Samples, codes: CodeMaps) -> dict[str, list[int]]:
+    """Pictures at full size: real and drawn slices, shuffled, and one slice beside its reconstructions and one drawn.
+
+    Returns the numbers of the real and of the drawn slices in the first picture.
+    """
+    frame, rng = case.run.frame, np.random.default_rng(case.seed)
+    wanted = np.intersect1d(samples.numbers, case.split.numbers)
+    wanted = wanted[spread_over(len(wanted), TO_TELL)]
+    chosen = [(_any(rng, case.split.numbers == one), _any(rng, samples.numbers == one)) for one in wanted]
+    real, drawn = (list(each) for each in zip(*chosen))
+    slices = frame.crop(case.split.batch(np.array(real)))[:, 0].numpy()
+    sampled = frame.crop(samples.images[drawn]).numpy()
+    numbers = full_size.shuffled(slices, sampled, case.pictures / "real_or_drawn.png", case.seed)
+    middle = len(wanted) // 2
+    rows = {f"real, slice {wanted[middle]}": slices[middle]}
+    for name, (vqvae, maps) in decoders_of(case, codes).items():
+        decoded = decode(vqvae, maps[torch.tensor([real[middle]])], frame)
+        rows[report.DECODERS[name]] = frame.crop(decoded)[0, 0].numpy()
+    full_size.beside(rows | {"drawn": sampled[middle]}, case.pictures / "full_size.png")
+    return numbers
+
+
+def _any(rng: np.random.Generator, which: np.ndarray) -> int:
+    """One of the places that are true, by chance."""
+    return int(rng.choice(np.flatnonzero(which)))
 
 
 def mean_fine_power(images: Tensor) -> float:
