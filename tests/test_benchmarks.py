@@ -319,3 +319,46 @@ def test_the_reading_benchmark(load, capsys):
     rows = [row.split("|") for row in capsys.readouterr().out.splitlines()[2:]]
     assert [row[2].strip() for row in rows] == ["1", "2"]
     assert all(float(row[3]) > 0 and int(row[4]) <= 1 for row in rows), "the same planes, within a grey level"
+
+
+def test_every_rival_is_trained_scored_and_drawn(tmp_path, load, monkeypatch):
+    bench, data = load("rivals", DRAWN=2, LARGE=24), tmp_path / "keras_png_slices_data"
+    monkeypatch.setattr(bench, "K", 16)
+    monkeypatch.setattr(bench, "VQVAE", partial(VQVAE, width=16, blocks=1))
+    monkeypatch.setattr(bench, "ResidualVQVAE", partial(bench.ResidualVQVAE, width=16, blocks=1))
+    monkeypatch.setattr(bench, "GatedPixelCNN", partial(GatedPixelCNN, channels=8))
+    for split, subjects in (("train", range(3)), ("validate", range(3, 5))):
+        draw_slices(data, split, subjects, slices=8, size=(32, 48))
+    flags = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--epoch", "1"]
+    bench.main(flags)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["rivals"]
+    assert {name: one["codes"] for name, one in found.items()} == {
+        "f=8": 15,
+        "f=8 and f=4 (two levels)": 15 + 60,
+        "f=4": 60,
+        "f=4, a quarter first": 60,
+        "f=8, K=4096": 15,
+        "f=8, 2 residual codes": 30,
+        "f=8, 4 residual codes": 60,
+    }
+    assert all(0 < one["bits_per_slice"] < 6 * one["codes"] and one["drawing_seconds"] > 0 for one in found.values())
+    with pytest.raises(UserError, match="no f=2"):
+        bench.main([*flags, "--ways", "f=2"])
+
+
+def test_residual_codes_quantise_what_those_before_leave(load):
+    residual = load("residual_codes")
+    torch.manual_seed(0)
+    quantizer, latents = residual.ResidualQuantizer(3, 32, 4), torch.randn(8, 4, 6, 5)
+    quantizer.start(latents)
+    codes = quantizer.nearest(latents)
+    assert codes.shape == (8, 18, 5)
+    left = [
+        (latents - sum(step.lookup(part) for step, part in zip(quantizer.steps[:d], codes.chunk(3, 1)))).square().mean()
+        for d in (1, 2, 3)
+    ]
+    assert left[0] > 1.5 * left[1] > 2 * left[2]
+    torch.testing.assert_close(quantizer(latents).quantized, quantizer.lookup(codes))
+    before = [step.codebook.clone() for step in quantizer.steps]
+    quantizer.update(latents + 0.1, quantizer.nearest(latents + 0.1))
+    assert all(not torch.equal(step.codebook, old) for step, old in zip(quantizer.steps, before))
