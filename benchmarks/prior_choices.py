@@ -41,7 +41,7 @@ from models.codes import first_level  # noqa: E402
 from models.neighbours import SIDES  # noqa: E402
 from pixelcnn import NUMBER, GatedPixelCNN  # noqa: E402
 from sources.slice_set import load_slice_set  # noqa: E402
-from training import loop, prior_stage, told_neighbours  # noqa: E402
+from training import loop, pipeline, prior_stage, told_neighbours  # noqa: E402
 from training.coded_slices import CodedSlices  # noqa: E402
 from training.loop import FitSettings, adamw, fit, read_metrics  # noqa: E402
 from training.prior_stage import PriorStage  # noqa: E402
@@ -66,10 +66,11 @@ CHOICES = {
     AS_IT_IS: Choice(),
     "AdamW instead of Muon": Choice(((PriorStage, "optimizers", _adamw_alone),)),
     "Muon's steps as large as AdamW's": Choice(((prior_stage, "MUON_SCALE", 0.2),)),
+    "Muon's steps three times as large": Choice(((prior_stage, "MUON_SCALE", 0.6),)),
     "Muon's steps 7.5 times as large": Choice(((prior_stage, "MUON_SCALE", 1.5),)),
     "no mirrored half": Choice(prior=(("mirrored_half", False),)),
-    "two neighbours": Choice(prior=(("context", 2),)),
-    "a third of the maps told nothing": Choice(((told_neighbours, "WITHHELD", 1 / 3),)),
+    "one neighbour": Choice(prior=(("context", 1),)),
+    "15 % of the maps told nothing": Choice(((told_neighbours, "WITHHELD", 0.15),)),
     "no wrong codes in what is told": Choice(((told_neighbours, "MOST_WRONG", 0.0),)),
     "weight decay of 0.1": Choice(((loop, "WEIGHT_DECAY", 0.1),)),
     "weight decay of 1": Choice(((loop, "WEIGHT_DECAY", 1.0),)),
@@ -164,7 +165,7 @@ def trained(run: Run, data: CodedSlices, settings: Settings, maps: int, **argume
     arguments: of the prior, where they are not those of `train.py`.
     """
     seed_everything(settings.seed, "prior")
-    told = {"conditions": {"position": NUMBER, NEIGHBOUR: SIDES}, "context": 1, "mirrored_half": True}
+    told = {"conditions": {"position": NUMBER, NEIGHBOUR: SIDES}, "context": pipeline.TOLD, "mirrored_half": True}
     prior = GatedPixelCNN(run.vqvae.quantizer.num_codes, marginal=run.map_size, **(told | arguments))
     precision = resolve_precision(settings.precision, torch.device("cpu"))
     stage = PriorStage(prior, data, run.vqvae.quantizer.codebook, precision)

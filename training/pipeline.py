@@ -60,7 +60,7 @@ from vqvae import VQVAE
 Model = TypeVar("Model", bound=nn.Module)
 SHOWN = 32  # slices in a picture
 HEADS = 4  # whole heads drawn and scored at the end of a training
-TOLD = 1  # neighbouring maps that a prior is told, where slices have neighbours
+TOLD = 2  # neighbouring maps that a prior is told, where slices have neighbours: the second says how things grow
 DETAIL_PRIOR = dict(layers=8, first_kernel=5)  # the first level has said what lies far away
 AFTER_THE_FIRST = ("detail", "prior", "detail_prior", "sharp")  # weights that belong to the first level
 CALIBRATED = 256  # validation maps, spread over the split, that the prior's temperature is fitted on
@@ -216,7 +216,7 @@ def prior_to_train(job: Job, train: Split) -> tuple[GatedPixelCNN, bool]:
 def told_to_priors(job: Job, train: Split) -> tuple[dict[str, int], int]:
     """What priors are told of slices: conditions, and how many neighbouring maps."""
     sizes = {name: condition.size for name, condition in job.data.conditions.items()}
-    maps = 0 if job.settings.no_context or (neighbours(train, TOLD) < 0).all() else TOLD
+    maps = 0 if job.settings.no_context or (neighbours(train, 1) < 0).all() else TOLD
     position = {} if train.positions is None else {"position": NUMBER}
     return position | sizes | ({NEIGHBOUR: SIDES} if maps else {}), maps
 

@@ -18,7 +18,7 @@ from training.coded_slices import CodedSlices
 from training.loop import Stage, muon_and_adamw, scored_slices
 from training.told_neighbours import ToldNeighbours
 
-MUON_SCALE = 0.6  # size of Muon's steps as a share of the learning rate: three times AdamW's
+MUON_SCALE = 1.0  # size of Muon's steps as a share of the learning rate: five times AdamW's
 UNKNOWN_SHARE = 0.05  # of the training maps whose slice position, or another condition, is withheld from the prior
 POSITIONS = 24 * 22 * 26  # code-map positions whose activations are held at a time
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from dataset import Split
 from models.neighbours import ABOVE, BELOW, maps_at, neighbours
 
-WITHHELD = 0.15  # share of the training maps that are told no neighbour: first slices and single ones are drawn so
+WITHHELD = 0.3  # share of the training maps that are told no neighbour: first slices and single ones are drawn so
+NEAREST_ALONE = 0.1  # share that is told the nearest of several neighbours alone, as the second slice of a head is
 MOST_WRONG = 0.1  # of the codes of a told map, at most: drawn neighbours, which are not perfect, are not to lead astray
 OF_A_MAP = 3  # random numbers that a map needs: whether it is told, which side, how many codes are wrong
 
@@ -17,8 +18,8 @@ OF_A_MAP = 3  # random numbers that a map needs: whether it is told, which side,
 class ToldNeighbours:
     """Neighbouring maps of training maps, as the context of a prior.
 
-    A map is told those on one side of it, either one where there are slices on both. A random share of their codes, at most
-    `MOST_WRONG`, is replaced by codes that stand elsewhere on the same map.
+    A map is told those on one side of it, either one where there are slices on both, and now and then the nearest alone. A random
+    share of their codes, at most `MOST_WRONG`, is replaced by codes that stand elsewhere on the same map.
 
     split: of the maps. maps: how many are told. codes, mirrored_codes: `[N, h, w]` integers each; mirrored maps are told mirrored
     ones. chances: random numbers that one map needs.
@@ -42,6 +43,7 @@ class ToldNeighbours:
         withheld, either, share = chance[:, :OF_A_MAP].unbind(1)
         from_below = (below[:, 0] >= 0) & ((above[:, 0] < 0) | (either < 0.5))
         which = below.where(from_below[:, None], above).masked_fill((withheld < WITHHELD)[:, None], -1)
+        which[:, 1:].masked_fill_((withheld < WITHHELD + NEAREST_ALONE)[:, None], -1)
         side = torch.where(from_below, float(BELOW), float(ABOVE)).masked_fill(which[:, 0] < 0, math.nan)
         maps = maps_at(self.mirrored_codes, which).where(mirrored[:, None, None, None], maps_at(self.codes, which))
         return side, _with_wrong_codes(maps, MOST_WRONG * share, chance[:, OF_A_MAP:])
