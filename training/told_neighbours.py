@@ -9,7 +9,7 @@ from torch import Tensor
 from dataset import Split
 from models.neighbours import ABOVE, BELOW, maps_at, neighbours
 
-WITHHELD = 0.3  # share of the training maps that are told no neighbour: first slices and single ones are drawn so
+WITHHELD = 0.55  # share of the training maps that are told no neighbour: first slices and single ones are drawn so
 NEAREST_ALONE = 0.1  # share that is told the nearest of several neighbours alone, as the second slice of a head is
 MOST_WRONG = 0.1  # of the codes of a told map, at most: drawn neighbours, which are not perfect, are not to lead astray
 OF_A_MAP = 3  # random numbers that a map needs: whether it is told, which side, how many codes are wrong
