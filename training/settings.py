@@ -28,7 +28,16 @@ LEFT_OUT_BY = {
 }  # flags, and stages that they leave out
 # flags under a name: what was found best for a kind of data, on validation subjects
 PRESETS: dict[str, dict[str, Any]] = {
-    "oasis-f8": {"epoch": 5, "batch": 8, "epoch_prior": 10, "batch_prior": 16, "lr_prior": 0.002, "epoch_sharpen": 3},
+    "oasis-f8": {
+        "epoch": 7,
+        "batch": 8,
+        "epoch_detail": 4,
+        "epoch_prior": 12,
+        "batch_prior": 16,
+        "lr_prior": 0.002,
+        "epoch_detail_prior": 2,
+        "epoch_sharpen": 3,
+    },
 }
 
 
