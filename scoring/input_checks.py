@@ -27,8 +27,10 @@ RINGS = 32  # of equal depth down to the brain, that grey values are averaged ov
 PROFILED = 8  # slices, spread over the scan, whose rings are averaged
 SHIFT = 8  # small pixels that a scan may lie beside the mean one
 # a scan must lie beyond the farthest held-out one by a tenth, and so many standard deviations off
-MARGIN, SPREADS = 1.1, 3.0
+MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.5, 3.0, 3.0, 3.0, 3.0])
 FEW = 4.0  # spreads over M scans count as 1 + FEW / M of them: few say little of the rest
+RING = -0.3  # ln of a dark ring that is one
+SMALLER = 2.0  # standard deviations by which a head without its skull is smaller, at least
 REVERSED = -0.2  # correlation below which what is expected dark is bright
 TURNS = {  # quarter turns, whether mirrored across rows before: what brings a scan that lies so back, in words
     (0, False): "",
@@ -51,7 +53,7 @@ NAMES = (  # of the features of a scan, in this order
     "grey",  # ln of the brightness of the core over that of the mean slices
     "moved",  # pixels of the small slices that the scan lies beside the mean ones
 )
-LEAST = np.array([0.02, 0.01, 0.01, 0.02, 0.05, 0.05, 0.5])  # by how much each must differ at least
+LEAST = np.array([0.02, 0.01, 0.01, 0.02, 0.05, 0.05, 1.0])  # by how much each must differ at least
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def findings(features: Features, held_out: np.ndarray) -> list[str]:
         said, values = [], features.as_it_is
     found = dict(zip(NAMES, _beyond(values, held_out)))
     value = dict(zip(NAMES, values))
-    if found["skull"] > 0 and value["contrast"] > REVERSED:
+    if _is_bare(value, held_out) and value["contrast"] > REVERSED:
         return [*said, "looks skull-stripped; the weights are not of such scans"]
     sized = found["size"] or found["shape"]
     if sized:
@@ -149,6 +151,14 @@ def findings(features: Features, held_out: np.ndarray) -> list[str]:
     if found["moved"] > 0 and not said:
         said.append(f"lies beside its place, by {100 * value['moved'] / SIDE:.0f} % of the slice")
     return said
+
+
+def _is_bare(value: dict[str, float], held_out: np.ndarray) -> bool:
+    """Whether a scan has no skull where the held-out ones have: no dark ring to speak of, and a smaller head. Some scans have
+    noise around the head that hides the ring; they are not smaller."""
+    usual, spread = (dict(zip(NAMES, each)) for each in (np.median(held_out, 0), held_out.std(0)))
+    smaller = value["size"] < usual["size"] - SMALLER * spread["size"]
+    return usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and bool(smaller)
 
 
 def _of_size(size: float, shape: float) -> str:
