@@ -24,7 +24,7 @@ from common.runtime import Progress, resolve_device
 from dataset import SPLITS, Dataset, Split
 from inference.geometry import VOLUMES, data_options_of, geometry_of_volume
 from inference.restoring import Recipe
-from inference.run_data import holds_training, is_own, load_data
+from inference.run_data import holds_training, holds_validation, is_own, load_data
 from models.detail import TwoLevelVQVAE
 from reporting import unusual as pages
 from scoring.held_out import HELD_OUT, HeldOut, load, measure, save, scans_of
@@ -161,7 +161,7 @@ def what_is_usual(settings: Settings, run: Run, folder: Path) -> HeldOut:
     try:
         own = replace(settings, data=None, format=None, split=None, split_file=None, table=None)
         data, _ = load_data(own, run, folder)
-        require(is_own(run, data) and "validate" in data.splits, f"{data.title} has not the run's validation split")
+        require(holds_validation(run, data), f"{data.title} has not the run's validation split")
     except UserError as error:
         raise UserError(
             f"{folder}: no {HELD_OUT} of these weights, which says what is usual, and it cannot be measured from the run's data "

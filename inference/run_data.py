@@ -46,8 +46,20 @@ def is_own(run: Run, data: Dataset) -> bool:
 def holds_training(run: Run, data: Dataset) -> bool:
     """Whether the training split of the data is the one that the run was trained on, as far as the run says; what its code maps
     are of is otherwise unknown, were they as many."""
-    stored = run.config["data"].get("content", {}).get("train")  # version 0.1.0 did not record it
-    return "train" in data.splits and stored in (None, content_of(data.splits["train"]))
+    return "train" in data.splits and _said_content(run, "train") in (None, content_of(data.splits["train"]))
+
+
+def holds_validation(run: Run, data: Dataset) -> bool:
+    """Whether the validation split of the data is the one that the run was chosen on, as far as the run says."""
+    if "validate" not in data.splits or data.kind != run.config["data"]["kind"]:
+        return False
+    said, found = (about["splits"].get("validate") for about in (run.config["data"], data.summary()))
+    return said == found and _said_content(run, "validate") in (None, content_of(data.splits["validate"]))
+
+
+def _said_content(run: Run, name: str) -> str | None:
+    """What a run says its split held; version 0.1.0 did not record it."""
+    return run.config["data"].get("content", {}).get(name)
 
 
 def content_of(split: Split) -> str:

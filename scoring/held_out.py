@@ -114,10 +114,14 @@ class HeldOut:
         held-out slices of their group. It ranks beyond the highest held-out one, where percentiles are all 100."""
         others = self.slice_scans.numpy() != (-1 if own is None else own)
         table, group_of = self.slices.numpy()[others], self.slice_groups.numpy()[others]
+        of_groups = np.stack([_spread(table[group_of == group]) for group in np.unique(group_of)])
+        typical = np.sqrt(np.nan_to_num(of_groups**2).mean(0))  # few scans may be alike by chance
         found = np.full(len(groups), np.nan)
         for group in np.unique(groups):
             here = groups == group
-            found[here] = _standard({name: values[here] for name, values in scores.items()}, table[group_of == group])
+            found[here] = _standard(
+                {key: each[here] for key, each in scores.items()}, table[group_of == group], typical
+            )
         return found
 
     def scan_unusual(self, scores: Mapping[str, float], own: int | None = None) -> float:
@@ -134,17 +138,23 @@ def _percentiles(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.nan, 100 * below)
 
 
-def _standard(scores: Mapping[str, np.ndarray], table: np.ndarray) -> np.ndarray:
+def _standard(scores: Mapping[str, np.ndarray], table: np.ndarray, least: np.ndarray | None = None) -> np.ndarray:
+    """The mean over `RANKED` of how far scores lie above those of a table, in its standard deviations, or in `least` if more."""
+    spread = _spread(table) if least is None else np.fmax(_spread(table), least)
     each = []
-    for name in RANKED:
-        known = table[:, [*SCORES].index(name)]
-        known = known[~np.isnan(known)]
+    for index, name in ((index, name) for index, name in enumerate(SCORES) if name in RANKED):
+        known = table[~np.isnan(table[:, index]), index]
         if len(known):
-            spread = max(float(known.std()), 1e-3 * abs(float(known.mean())), 1e-6)
-            each.append((scores[name] - known.mean()) / spread)
+            each.append((scores[name] - known.mean()) / max(spread[index], 1e-3 * abs(known.mean()), 1e-6))
     rows = np.stack(each)
     known = ~np.isnan(rows)
     return np.where(known, rows, 0).sum(0) / known.sum(0).clip(1)
+
+
+def _spread(table: np.ndarray) -> np.ndarray:
+    """Standard deviation of each score, `[len(SCORES)]`, NaN where none is known."""
+    masked = np.ma.masked_invalid(table)
+    return masked.std(0).filled(np.nan)
 
 
 # --------------------------------------------------------------------------- measuring
