@@ -31,7 +31,7 @@ MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.5, 3.0, 3.0, 3.0, 3.0])
 FEW = 4.0  # spreads over M scans count as 1 + FEW / M of them: few say little of the rest
 RING = -0.3  # ln of a dark ring that is one
 SMALLER = 2.0  # standard deviations by which a head without its skull is smaller, at least
-REVERSED = -0.2  # correlation below which what is expected dark is bright
+ALIKE = 1 / 3  # of the usual correlation, below which the contrast is another one
 TURNS = {  # quarter turns, whether mirrored across rows before: what brings a scan that lies so back, in words
     (0, False): "",
     (0, True): "looks mirrored left to right",
@@ -116,9 +116,7 @@ def _measured(scan: Tensor, mean: Tensor, gain: float, skull: float) -> np.ndarr
     head, usual = _heads(scan), _heads(mean)
     rows, columns = (float(np.log(_extent(head, axis) / _extent(usual, axis))) for axis in (1, 2))
     sized = _resized(scan, float(np.exp(-rows)), float(np.exp(-columns)))
-    _, shift = _best_shift(sized, mean)
-    inside = torch.from_numpy(usual)
-    contrast = _correlation(torch.roll(sized, shift, (1, 2))[inside], mean[inside])
+    contrast = max(_contrast(each, mean, torch.from_numpy(usual)) for each in (scan, sized))
     grey = float(np.log((_core(scan, head) + 1) / (_core(mean, usual) + 1)))
     moved = float(np.hypot(*_best_shift(scan, mean)[1]))
     return np.array([gain, (rows + columns) / 2, rows - columns, contrast, skull, grey, moved])
@@ -135,14 +133,13 @@ def findings(features: Features, held_out: np.ndarray) -> list[str]:
         said, values = [], features.as_it_is
     found = dict(zip(NAMES, _beyond(values, held_out)))
     value = dict(zip(NAMES, values))
-    if _is_bare(value, held_out) and value["contrast"] > REVERSED:
+    if _is_bare(value, held_out):
         return [*said, "looks skull-stripped; the weights are not of such scans"]
     sized = found["size"] or found["shape"]
     if sized:
         said.append(_of_size(value["size"], value["shape"]))
-    if found["contrast"] < 0 and (not sized or value["contrast"] < REVERSED):
-        reversed_ = value["contrast"] < REVERSED
-        return [*said, "another contrast" + (": what is expected dark is bright" if reversed_ else "")]
+    if found["contrast"] < 0 and not (sized and _is_alike(value, held_out)):
+        return [*said, "another contrast"]
     if found["skull"] < 0:
         said.append("a bright rim, such as scalp or skull, that the weights do not know")
     if found["grey"]:
@@ -157,8 +154,13 @@ def _is_bare(value: dict[str, float], held_out: np.ndarray) -> bool:
     """Whether a scan has no skull where the held-out ones have: no dark ring to speak of, and a smaller head. Some scans have
     noise around the head that hides the ring; they are not smaller."""
     usual, spread = (dict(zip(NAMES, each)) for each in (np.median(held_out, 0), held_out.std(0)))
-    smaller = value["size"] < usual["size"] - SMALLER * spread["size"]
+    smaller = _is_alike(value, held_out) and value["size"] < usual["size"] - SMALLER * spread["size"]
     return usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and bool(smaller)
+
+
+def _is_alike(value: dict[str, float], held_out: np.ndarray) -> bool:
+    """Whether the contrast is that of the held-out scans, if less clearly, as where a head is of another size or cut."""
+    return bool(value["contrast"] > ALIKE * np.median(held_out[:, NAMES.index("contrast")]))
 
 
 def _of_size(size: float, shape: float) -> str:
@@ -208,6 +210,12 @@ def _best_shift(scan: Tensor, mean: Tensor) -> tuple[float, tuple[int, int]]:
     at = int(near.argmax())
     scale = float(a.norm() * b.norm())
     return float(near.flatten()[at]) / max(scale, 1e-9), (at // near.shape[1] - SHIFT, at % near.shape[1] - SHIFT)
+
+
+def _contrast(scan: Tensor, mean: Tensor, inside: Tensor) -> float:
+    """The correlation with the mean slices within the head, at the best shift."""
+    _, shift = _best_shift(scan, mean)
+    return _correlation(torch.roll(scan, shift, (1, 2))[inside], mean[inside])
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
