@@ -1,6 +1,7 @@
 """Anomalies planted in the slices of a scan that has none, with the masks of where they are.
 
-    planted = plant("bright sphere", images, np.random.default_rng(0), size=12)      # images [S, H, W] in 0..1
+    scan = Scan(images)                              # [S, H, W] in 0..1
+    planted = plant("bright sphere", scan, np.random.default_rng(0), size=12)
     planted.images, planted.mask, planted.slices     # [S, H, W] floats, [S, H, W] bool, [S] bool
 
 Sizes are in pixels, which are millimetres in the OASIS slice set, in the slices and across them. What is local lies inside the
@@ -9,6 +10,7 @@ brain. What changes a whole slice has no mask that says where, and counts by sli
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -31,33 +33,46 @@ class Planted:
     slices: np.ndarray
 
 
-def plant(kind: str, images: np.ndarray, rng: np.random.Generator, size: int = 16) -> Planted:
-    """One anomaly of a kind of `KINDS` in `[S, H, W]` slices. size: diameter of what is local, in pixels."""
-    return KINDS[kind](images, rng, size)
+@dataclass(frozen=True)
+class Scan:
+    """A scan to plant in. images: `[S, H, W]` in 0..1."""
+
+    images: np.ndarray
+
+    @cached_property
+    def head(self) -> np.ndarray:
+        """Which pixels lie in the head: what is not background, and what that encloses in its slice, `[S, H, W]` bool."""
+        opened = (ndimage.binary_opening(image > FOREGROUND, iterations=2) for image in self.images)
+        return np.stack([ndimage.binary_fill_holes(image) for image in opened])
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """How far pixels lie below the head's outline in their slice, `[S, H, W]`."""
+        return np.stack([ndimage.distance_transform_edt(head) for head in self.head])
+
+    def place(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The middle of a sphere that lies in the brain, (slice, row, column), and the distance of every pixel from it."""
+        places = np.argwhere(self.depth > RIM + size / 2)
+        if not len(places):
+            raise ValueError(f"no place for a sphere of {size} pixels in these slices")
+        middle = places[rng.integers(len(places))]
+        grid = np.meshgrid(
+            *(np.arange(length, dtype=np.float32) for length in self.images.shape), indexing="ij", sparse=True
+        )
+        return middle, np.sqrt(sum((axis - at) ** 2 for axis, at in zip(grid, middle)))
 
 
-def head_of(images: np.ndarray) -> np.ndarray:
-    """Which pixels lie in the head: what is not background, and what that encloses in its slice, `[S, H, W]` bool."""
-    filled = [ndimage.binary_fill_holes(ndimage.binary_opening(image > FOREGROUND, iterations=2)) for image in images]
-    return np.stack(filled)
+def plant(kind: str, scan: Scan, rng: np.random.Generator, size: int = 16) -> Planted:
+    """One anomaly of a kind of `KINDS`. size: diameter of what is local, in pixels."""
+    return KINDS[kind](scan, rng, size)
 
 
-def place_in(images: np.ndarray, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of a sphere that lies in the brain, (slice, row, column), and the distance of every pixel from it."""
-    inside = [ndimage.distance_transform_edt(head) > RIM + size / 2 for head in head_of(images)]
-    places = np.argwhere(np.stack(inside))
-    if not len(places):
-        raise ValueError(f"no place for a sphere of {size} pixels in these slices")
-    middle = places[rng.integers(len(places))]
-    grid = np.meshgrid(*(np.arange(length, dtype=np.float32) for length in images.shape), indexing="ij", sparse=True)
-    return middle, np.sqrt(sum((axis - at) ** 2 for axis, at in zip(grid, middle)))
-
-
-def _sphere(grey: float) -> Callable[[np.ndarray, np.random.Generator, int], Planted]:
+def _sphere(grey: float) -> Callable[[Scan, np.random.Generator, int], Planted]:
     """A sphere of nearly one grey value, with the noise that was there."""
 
-    def planted(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
-        _, distance = place_in(images, rng, size)
+    def planted(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
+        images = scan.images
+        _, distance = scan.place(rng, size)
         inside = distance <= size / 2
         share = ndimage.gaussian_filter(inside.astype(np.float32), SOFT)
         noise = images - ndimage.gaussian_filter(images, (0, 2, 2))
@@ -66,11 +81,12 @@ def _sphere(grey: float) -> Callable[[np.ndarray, np.random.Generator, int], Pla
     return planted
 
 
-def _texture(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
+def _texture(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
     """What lies elsewhere in the brain, turned by a quarter, in the place of what is there."""
-    middle, distance = place_in(images, rng, size)
+    images = scan.images
+    middle, distance = scan.place(rng, size)
     inside, half = distance <= size / 2, size // 2 + 1
-    other, _ = place_in(images, rng, size + 4)
+    other, _ = scan.place(rng, size + 4)
     changed = images.copy()
     for index in range(len(images)):
         source = images[int(np.clip(other[0] + index - middle[0], 0, len(images) - 1))]
@@ -80,10 +96,11 @@ def _texture(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted
     return _local(changed, inside)
 
 
-def _warp(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
+def _warp(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
     """Tissue pushed away from a point, by up to a quarter of the size, in the slices."""
+    images = scan.images
     size = max(size, 12)
-    middle, distance = place_in(images, rng, size)
+    middle, distance = scan.place(rng, size)
     pushed = 0.25 * size * np.exp(-0.5 * (distance / (size / 3)) ** 2)
     rows, columns = np.mgrid[: images.shape[1], : images.shape[2]].astype(np.float32)
     away = np.hypot(rows - middle[1], columns - middle[2]).clip(1)
@@ -95,33 +112,37 @@ def _warp(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
     return _local(np.stack(changed), pushed > 0.5)
 
 
-def _wedge(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
+def _wedge(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
     """A wedge of the slices is black, from the middle of the head outwards, through as many slices as the size."""
+    images = scan.images
     rows, columns = np.mgrid[: images.shape[1], : images.shape[2]].astype(np.float32)
-    centre = ndimage.center_of_mass(head_of(images).any(0))
+    centre = ndimage.center_of_mass(scan.head.any(0))
     angle, width = rng.uniform(-np.pi, np.pi), np.deg2rad(20)
     off = np.angle(np.exp(1j * (np.arctan2(rows - centre[0], columns - centre[1]) - angle)))
     mask = (np.abs(off) < width / 2) & _some_slices(images, rng, size)[:, None, None]
-    return _local(np.where(mask, 0, images), mask & head_of(images))
+    return _local(np.where(mask, 0, images), mask & scan.head)
 
 
-def _bias(images: np.ndarray, rng: np.random.Generator, _: int) -> Planted:
+def _bias(scan: Scan, rng: np.random.Generator, _: int) -> Planted:
     """A field of brightness across the slices, from 0.5 to 1.5."""
+    images = scan.images
     direction, length = rng.uniform(-np.pi, np.pi), images.shape[1:]
     rows, columns = (np.linspace(-1, 1, side) for side in length)
     ramp = np.sin(direction) * rows[:, None] + np.cos(direction) * columns
     return _whole(images * (1 + 0.5 * np.sin(np.pi / 2 * ramp)), np.ones(len(images), bool))
 
 
-def _ghosts(images: np.ndarray, rng: np.random.Generator, size: int) -> Planted:
+def _ghosts(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
     """Copies of the slices, moved along their rows, on top of them, as when a head has moved in time with the scanner."""
+    images = scan.images
     some, by = _some_slices(images, rng, size), images.shape[1] // int(rng.integers(4, 7))
     ghost = np.roll(images, by, 1) + np.roll(images, -by, 1)
     return _whole(np.where(some[:, None, None], 0.8 * images + 0.15 * ghost, images), some)
 
 
-def _position(images: np.ndarray, rng: np.random.Generator, _: int) -> Planted:
+def _position(scan: Scan, rng: np.random.Generator, _: int) -> Planted:
     """A slice of another position in the place of one."""
+    images = scan.images
     index = int(rng.integers(len(images)))
     others = [other for other in range(len(images)) if abs(other - index) >= min(AWAY, len(images) // 2)]
     changed = images.copy()
@@ -129,18 +150,20 @@ def _position(images: np.ndarray, rng: np.random.Generator, _: int) -> Planted:
     return _whole(changed, np.arange(len(images)) == index)
 
 
-def _sides(images: np.ndarray, rng: np.random.Generator, _: int) -> Planted:
+def _sides(scan: Scan, rng: np.random.Generator, _: int) -> Planted:
     """Left and right swapped, about the middle of the head, in a slice between others that are as they were."""
+    images = scan.images
     index = int(rng.integers(len(images)))
-    head = np.flatnonzero(head_of(images[index, None])[0].any(1))
+    head = np.flatnonzero(scan.head[index].any(1))
     turned = np.roll(images[index, ::-1], int(head[0] + head[-1] - (images.shape[1] - 1)), 0)
     changed = images.copy()
     changed[index] = turned
     return _whole(changed, np.arange(len(images)) == index)
 
 
-def _intensity(images: np.ndarray, rng: np.random.Generator, _: int) -> Planted:
+def _intensity(scan: Scan, rng: np.random.Generator, _: int) -> Planted:
     """All grey values by a factor of 0.6 or 1.6."""
+    images = scan.images
     return _whole(images * rng.choice([0.6, 1.6]), np.ones(len(images), bool))
 
 
@@ -158,7 +181,7 @@ def _whole(images: np.ndarray, slices: np.ndarray) -> Planted:
     return Planted(images.clip(0, 1), None, slices)
 
 
-KINDS: dict[str, Callable[[np.ndarray, np.random.Generator, int], Planted]] = {
+KINDS: dict[str, Callable[[Scan, np.random.Generator, int], Planted]] = {
     "bright sphere": _sphere(0.85),
     "dark sphere": _sphere(0.08),
     "texture swapped": _texture,

@@ -53,7 +53,7 @@ NAMES = (  # of the features of a scan, in this order
     "grey",  # ln of the brightness of the core over that of the mean slices
     "moved",  # pixels of the small slices that the scan lies beside the mean ones
 )
-LEAST = np.array([0.02, 0.01, 0.01, 0.02, 0.05, 0.05, 1.0])  # by how much each must differ at least
+LEAST = np.array([0.02, 0.01, 0.01, 0.05, 0.05, 0.05, 1.0])  # by how much each must differ at least
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_slices
+from scipy import ndimage
 
 import evaluate
 import train
@@ -315,3 +316,22 @@ def test_the_reading_benchmark(load, capsys):
     rows = [row.split("|") for row in capsys.readouterr().out.splitlines()[2:]]
     assert [row[2].strip() for row in rows] == ["1", "2"]
     assert all(float(row[3]) > 0 and int(row[4]) <= 1 for row in rows), "the same planes, within a grey level"
+
+
+def test_anomalies_are_planted_where_their_masks_say(load):
+    load("anomaly")
+    import planting
+
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:120, :140]
+    head = np.hypot((rows - 60) / 52, (columns - 70) / 62) < 1
+    images = (head * rng.uniform(0.3, 0.6, (6, 120, 140)) * (1 - columns / 600)).astype(np.float32)
+    for kind in planting.KINDS:
+        planted = planting.plant(kind, planting.Scan(images), np.random.default_rng(1), 12)
+        changed = np.abs(planted.images - images) > 0.02
+        assert planted.slices.any() and changed[planted.slices].any(), kind
+        assert not changed[~planted.slices].any() or planted.mask is not None, kind
+        assert planted.images.min() >= 0 and planted.images.max() <= 1
+        if planted.mask is not None:
+            near = np.stack([ndimage.binary_dilation(mask, iterations=4) for mask in planted.mask])
+            assert changed[planted.mask].mean() > 0.3 and not (changed & ~near & head).any(), kind
