@@ -27,7 +27,7 @@ RINGS = 32  # of equal depth down to the brain, that grey values are averaged ov
 PROFILED = 8  # slices, spread over the scan, whose rings are averaged
 SHIFT = 8  # small pixels that a scan may lie beside the mean one
 # a scan must lie beyond the farthest held-out one by a tenth, and so many standard deviations off
-MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.5, 3.0, 3.0, 3.0, 3.0])
+MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.2, 3.0, 3.0, 3.0, 3.0, 3.0])
 FEW = 4.0  # spreads over M scans count as 1 + FEW / M of them: few say little of the rest
 RING = -0.3  # ln of a dark ring that is one
 SMALLER = 2.0  # standard deviations by which a head without its skull is smaller, at least
@@ -52,8 +52,9 @@ NAMES = (  # of the features of a scan, in this order
     "skull",  # ln of the darkest ring below the brightest one near the outline, over that one: skull below scalp
     "grey",  # ln of the brightness of the core over that of the mean slices
     "moved",  # pixels of the small slices that the scan lies beside the mean ones
+    "in place",  # contrast as the scan is minus contrast brought to the usual size
 )
-LEAST = np.array([0.02, 0.01, 0.01, 0.05, 0.05, 0.05, 1.0])  # by how much each must differ at least
+LEAST = np.array([0.02, 0.01, 0.01, 0.05, 0.05, 0.05, 1.0, 0.1])  # by how much each must differ at least
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,12 @@ def _measured(scan: Tensor, mean: Tensor, gain: float, skull: float) -> np.ndarr
     head, usual = _heads(scan), _heads(mean)
     rows, columns = (float(np.log(_extent(head, axis) / _extent(usual, axis))) for axis in (1, 2))
     sized = _resized(scan, float(np.exp(-rows)), float(np.exp(-columns)))
-    contrast = max(_contrast(each, mean, torch.from_numpy(usual)) for each in (scan, sized))
+    as_sized, resized = (_contrast(each, mean, torch.from_numpy(usual)) for each in (scan, sized))
     grey = float(np.log((_core(scan, head) + 1) / (_core(mean, usual) + 1)))
     moved = float(np.hypot(*_best_shift(scan, mean)[1]))
-    return np.array([gain, (rows + columns) / 2, rows - columns, contrast, skull, grey, moved])
+    return np.array(
+        [gain, (rows + columns) / 2, rows - columns, max(as_sized, resized), skull, grey, moved, as_sized - resized]
+    )
 
 
 def findings(features: Features, held_out: np.ndarray) -> list[str]:
@@ -155,6 +158,9 @@ def _is_bare(value: dict[str, float], held_out: np.ndarray) -> bool:
     noise around the head that hides the ring; they are not smaller."""
     usual, spread = (dict(zip(NAMES, each)) for each in (np.median(held_out, 0), held_out.std(0)))
     smaller = _is_alike(value, held_out) and value["size"] < usual["size"] - SMALLER * spread["size"]
+    smaller = (
+        smaller and value["in place"] > 0
+    )  # a brain alone, where it was: a smaller head would fit better when enlarged
     return usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and bool(smaller)
 
 
