@@ -133,7 +133,7 @@ def autoencoder(run: Run, train: Split, s: Settings, out: Path) -> VQVAE:
             loss.backward()
             optimizer.step()
             schedule.step()
-            progress.update(1, loss=float(loss))
+            progress.update(1, loss=loss.item())
     save_model(path, model)
     return model.eval()
 
