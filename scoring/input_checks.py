@@ -30,7 +30,7 @@ SHIFT = 8  # small pixels that a scan may lie beside the mean one
 MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.2, 3.0, 3.0, 3.0, 3.0, 3.0])
 FEW = 4.0  # spreads over M scans count as 1 + FEW / M of them: few say little of the rest
 RING = -0.3  # ln of a dark ring that is one
-IN_PLACE = -0.1  # difference of correlations above which a head fits as well as it is as brought to the usual size
+IN_PLACE = 0.21  # how much more a head gains by being brought to the usual size, in correlation, if it is a smaller one
 SMALLER = 2.0  # standard deviations by which a head without its skull is smaller, at least
 ALIKE = 1 / 3  # of the usual correlation, below which the contrast is another one
 TURNS = {  # quarter turns, whether mirrored across rows before: what brings a scan that lies so back, in words
@@ -160,7 +160,7 @@ def _is_bare(value: dict[str, float], held_out: np.ndarray) -> bool:
     usual, spread = (dict(zip(NAMES, each)) for each in (np.median(held_out, 0), held_out.std(0)))
     smaller = _is_alike(value, held_out) and value["size"] < usual["size"] - SMALLER * spread["size"]
     smaller = (
-        smaller and value["in place"] > IN_PLACE
+        smaller and value["in place"] > usual["in place"] - IN_PLACE
     )  # a brain alone, where it was: a smaller head would fit better when enlarged
     return usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and bool(smaller)
 
