@@ -13,28 +13,22 @@ scores.json means.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from common.cli import flag, parse_flags, require, run_main
-from common.errors import UserError
 from common.files import write_json
-from common.runtime import Progress, resolve_device
+from common.runtime import resolve_device
 from dataset import SPLITS, Dataset
 from inference.coding import encode_splits
-from inference.geometry import data_options_of
 from inference.heads import check_heads
+from inference.run_data import holds_training, is_own, load_data
 from reporting import report
 from scoring.case import FULL, QUICK, Case
 from scoring.evaluation import evaluate_split
-from sources import DataOptions, load
-from sources.conditions import Condition
-from sources.loading import with_conditions
 from sources.scans import FORMATS
-from training.job import SPLIT_TABLE, content_of
 from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
 
 MOST_HEADS = 100  # drawn at once, and held in memory
@@ -139,21 +133,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Average SSIM on {name} dataset: {scores[name]['ssim']:.4f}")
 
 
-def is_own(run: Run, data: Dataset) -> bool:
-    """Whether this is the data that the run was trained on, wherever it lies now: the same splits, of the same slices."""
-    stored, found = run.config["data"], data.summary()
-    if any(found[name] != stored[name] for name in ("kind", "slices_per_subject", "splits")):
-        return False
-    return all(content_of(data.splits[name]) == content for name, content in stored.get("content", {}).items())
-
-
-def holds_training(run: Run, data: Dataset) -> bool:
-    """Whether the training split of the data is the one that the run was trained on, as far as the run says; what its code maps
-    are of is otherwise unknown, were they as many."""
-    stored = run.config["data"].get("content", {}).get("train")  # version 0.1.0 did not record it
-    return "train" in data.splits and stored in (None, content_of(data.splits["train"]))
-
-
 def results_folder(folder: Path, other: Dataset | None) -> Path:
     """Where scores and pictures go: the run folder, or, for data that the run was not trained on, a folder of its own in there,
     so that its scores never stand for the run's. The toolkit's own folder stays as it is."""
@@ -168,59 +147,6 @@ def known_codes(folder: Path, run: Run, data: Dataset, own: bool) -> dict[str, T
     if codes:
         return codes if own else {name: codes[name] for name in ("train", "train_mirrored")}
     return encode_splits(run.vqvae, data, run.frame, "train") if own and "train" in data.splits else {}
-
-
-def load_data(settings: Settings, run: Run, folder: Path) -> tuple[Dataset, list[str]]:
-    """The folder of --data, else the data the run was trained on, read as the run did but for the flags that are given; and what
-    is to be said of the scores on it."""
-    data = run.config["data"]
-    known = {name: Condition.from_json(value) for name, value in data.get("conditions", {}).items()}
-    require(bool(known) or settings.table is None, "--table: this run's prior was told no conditions; leave it out")
-    options = options_of(settings, run, folder)
-    found, notes = load_slices(settings, run, replace(options, table=None, condition=None))
-    ends, numbers = run.slice_ends, [split.numbers for split in found.splits.values() if split.numbers is not None]
-    beyond = ends and numbers and (min(map(np.min, numbers)) < ends[0] or max(map(np.max, numbers)) > ends[1])
-    if beyond:
-        notes.append(f"some slice numbers lie beyond those that the run was trained on, {ends[0]} to {ends[1]}")
-        print(f"note: {notes[-1]}")
-    if not known:
-        return found, notes
-    try:
-        return with_conditions(found, options, known), notes
-    except UserError as error:
-        if settings.table is not None:
-            raise
-        names = ", ".join(known)
-        note = f"scored without the conditions {names}, as slices of which they are unknown ({error})"
-        print(f"note: {note}; give the table of this data with --table")
-        return found, [*notes, note]
-
-
-def options_of(settings: Settings, run: Run, folder: Path) -> DataOptions:
-    """How the run read its data, but for the flags that are given."""
-    options = data_options_of(run.config)
-    if options.split_file is not None and not Path(options.split_file).exists() and (folder / SPLIT_TABLE).exists():
-        options = replace(options, split_file=str(folder / SPLIT_TABLE))  # it says the same of the run's subjects
-    given = {field.name: getattr(settings, field.name, None) for field in fields(options) if field.name != "split"}
-    return replace(options, **{name: value for name, value in given.items() if value not in (None, False)})
-
-
-def load_slices(settings: Settings, run: Run, options: DataOptions) -> tuple[Dataset, list[str]]:
-    """The slices that the options name; of other data than the run's, without the run's split file where that does not fit."""
-
-    def read(options: DataOptions) -> Dataset:
-        slices = run.config["data"]["slices_per_subject"]
-        return load(options, settings.cache, Progress, settings.split, slices, slice_ends=run.slice_ends)
-
-    try:
-        return read(options), []
-    except UserError as error:
-        if settings.data is None or settings.split_file is not None or options.split_file is None:
-            raise
-        found = read(replace(options, split_file=None))
-        note = f"the run's split file does not fit this data, whose own splits are taken ({error})"
-        print(f"note: {note}")
-        return found, [note]
 
 
 if __name__ == "__main__":

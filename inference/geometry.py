@@ -5,6 +5,7 @@ nib.save(geometry.nifti(slices, run.slice_numbers), "head.nii.gz")      # slices
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -12,7 +13,8 @@ import numpy as np
 
 from common.errors import UserError
 from sources.cohort import CENTRE, FIELD_OF_VIEW, HIGHEST, LOWEST, SLICES
-from sources.headers import AXES
+from sources.gaps import read_with_gaps
+from sources.headers import AXES, open_volume
 from sources.options import DataOptions
 from sources.volumes import Space, nifti_of, slices_of
 from utils import Run
@@ -109,6 +111,19 @@ def data_options_of(config: dict[str, Any]) -> DataOptions:
     """How a run read its data, by its `config.json`."""
     options, geometry = DataOptions.of(config["flags"]), config["data"].get("geometry")
     return replace(options, front_first=geometry is not None and was_front_first(geometry))
+
+
+def geometry_of_volume(path: Path, run: Run) -> Geometry:
+    """Of the slices that a run on volumes cuts another volume into.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    options, trained = data_options_of(run.config), Geometry.of(run)
+    size = trained.size or (run.frame.image_height, run.frame.image_width)
+    space = open_volume(path).space(options.spacing, path)
+    _, planes, _ = read_with_gaps(path, options.volumes, size)
+    return Geometry(space, options.axis, planes, size, trained.front_first)
 
 
 def was_front_first(geometry: dict[str, Any]) -> bool:

@@ -46,3 +46,13 @@ def told_below(
     below = neighbours(split, maps)[BELOW, torch.from_numpy(some)]
     side = np.where(below[:, 0].numpy() >= 0, np.float32(BELOW), np.float32(np.nan))
     return split.known_of(some) | {NEIGHBOUR: side}, maps_at(codes, below)
+
+
+def told_a_side(split: Split, codes: Tensor, maps: int) -> tuple[dict[str, np.ndarray], Tensor]:
+    """As `told_below` of all slices, but where there is no slice below, the map above is told."""
+    below, above = neighbours(split, maps)
+    lowest = (below[:, 0] < 0) & (above[:, 0] >= 0)
+    told = below.where(~lowest[:, None], above)
+    side = np.where(lowest.numpy(), np.float32(ABOVE), np.float32(BELOW))
+    side[(told[:, 0] < 0).numpy()] = np.nan
+    return split.known | {NEIGHBOUR: side}, maps_at(codes, told)

@@ -1,6 +1,6 @@
 """Code lengths: how many bits a model spends on code maps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ BATCH = 32  # maps at a time; fixed, so that a score can be reproduced to the la
 MARGINAL_PART = 1024  # code maps at a time
 
 
-@torch.inference_mode()
 def code_bits(
     prior: GatedPixelCNN,
     codes: Tensor,
@@ -29,8 +28,26 @@ def code_bits(
     context: Tensor | None = None,
     features: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per code of `[N, h, w]` code maps under the prior, computed in float32: means of each map, `[N]`, and of each position
-    over the maps, `[h, w]`, float64.
+    """Bits per code of `[N, h, w]` code maps under the prior: means of each map, `[N]`, and of each position over the maps,
+    `[h, w]`, float64. Arguments as in `bits_of_maps`; title: of the progress bar, None shows none."""
+    of_maps, by_position = [], 0.0
+    with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
+        for bits in bits_of_maps(prior, codes, known, tables, context, features):
+            of_maps.append(bits.double().mean((1, 2)))
+            by_position = by_position + bits.double().sum(0)
+            progress.update(len(bits))
+    return torch.cat(of_maps).numpy(), (by_position / len(codes)).numpy()
+
+
+def bits_of_maps(
+    prior: GatedPixelCNN,
+    codes: Tensor,
+    known: Mapping[str, np.ndarray],
+    tables: Callable[[Tensor], Tensor] | None = None,
+    context: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Bits of every code of `[N, h, w]` code maps under the prior, computed in float32: `[B, h, w]` of a batch at a time.
 
     known: what the prior is told of each slice, by name, `Split.known`.
     tables: from the indices of maps to log frequencies in place of the prior's own: of training maps, those without the map's
@@ -38,23 +55,20 @@ def code_bits(
     context: `[N, M, h, w]` int64, of a prior that is told neighbouring maps (`models.neighbours.told_below`); None tells nothing.
     features: from the indices of maps to what a prior is told of a coarser level (`told_of_first`).
     """
-    device, of_maps, by_position = prior.embedding.weight.device, [], 0.0
-    with Progress(len(codes), f"bits of {title}", "map", quiet=title is None) as progress:
-        for start in range(0, len(codes), BATCH):
-            batch = codes[start : start + BATCH].long().to(device)
-            told = known_batch(known, np.arange(start, start + len(batch)), prior)
-            given = {}
-            if tables is not None:
-                given["log_marginal"] = tables(torch.arange(start, start + len(batch))).to(device)
-            if context is not None:
-                given["context"] = context[start : start + len(batch)].to(device)
-            if features is not None:
-                given["features"] = features(torch.arange(start, start + len(batch)))
-            bits = code_lengths(prior(batch, conditions=told, **given), batch).cpu().double()
-            of_maps.append(bits.mean((1, 2)))
-            by_position = by_position + bits.sum(0)
-            progress.update(len(batch))
-    return torch.cat(of_maps).numpy(), (by_position / len(codes)).numpy()
+    device = prior.embedding.weight.device
+    for start in range(0, len(codes), BATCH):
+        batch = codes[start : start + BATCH].long().to(device)
+        told = known_batch(known, np.arange(start, start + len(batch)), prior)
+        given = {}
+        if tables is not None:
+            given["log_marginal"] = tables(torch.arange(start, start + len(batch))).to(device)
+        if context is not None:
+            given["context"] = context[start : start + len(batch)].to(device)
+        if features is not None:
+            given["features"] = features(torch.arange(start, start + len(batch)))
+        with torch.inference_mode():
+            bits = code_lengths(prior(batch, conditions=told, **given), batch)
+        yield bits.cpu()
 
 
 def mean_bits(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("train", "generate", "evaluate")
+COMMANDS = ("train", "generate", "evaluate", "score")
 # each place knows those before it, and itself; nothing imports the command lines
 ORDER = (
     ("common",),

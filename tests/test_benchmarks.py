@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_slices
+from scipy import ndimage
 
 import evaluate
 import train
@@ -362,3 +363,23 @@ def test_residual_codes_quantise_what_those_before_leave(load):
     before = [step.codebook.clone() for step in quantizer.steps]
     quantizer.update(latents + 0.1, quantizer.nearest(latents + 0.1))
     assert all(not torch.equal(step.codebook, old) for step, old in zip(quantizer.steps, before))
+
+
+def test_anomalies_are_planted_where_their_masks_say(load):
+    load("anomaly")
+    import planting
+
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:120, :140]
+    head = np.hypot((rows - 60) / 52, (columns - 70) / 62) < 1
+    texture = ndimage.gaussian_filter(rng.normal(size=(6, 120, 140)), (1, 4, 4))
+    images = (head * (0.4 + 0.1 * texture / texture.std() - columns / 1500)).clip(0.1 * head, 1).astype(np.float32)
+    for kind in planting.KINDS:
+        planted = planting.plant(kind, planting.Scan(images), np.random.default_rng(1), 12)
+        changed = np.abs(planted.images - images) > 0.02
+        assert planted.slices.any() and changed[planted.slices].any(), kind
+        assert not changed[~planted.slices].any() or planted.mask is not None, kind
+        assert planted.images.min() >= 0 and planted.images.max() <= 1
+        if planted.mask is not None:
+            near = np.stack([ndimage.binary_dilation(mask, iterations=4) for mask in planted.mask])
+            assert changed[planted.mask].mean() > 0.2 and not (changed & ~near & head).any(), kind

@@ -78,6 +78,8 @@ def flags_of(program: str) -> frozenset[str]:
         from training.settings import Settings
     elif program == "generate.py":
         from generate import Settings
+    elif program == "score.py":
+        from score import Settings
     else:
         from evaluate import Settings
     fields = Settings.__dataclass_fields__
@@ -87,7 +89,7 @@ def flags_of(program: str) -> frozenset[str]:
 def programs() -> list[str]:
     """Everything that the docs may run with flags of ours."""
     benchmarks = [path for path in (ROOT / "benchmarks").glob("*.py") if "class Settings" in path.read_text()]
-    return ["train.py", "generate.py", "evaluate.py", *(f"benchmarks/{path.name}" for path in benchmarks)]
+    return ["train.py", "generate.py", "evaluate.py", "score.py", *(f"benchmarks/{path.name}" for path in benchmarks)]
 
 
 def broken_links(text: str, page: Path) -> list[str]:

@@ -12,16 +12,18 @@ from small_runs import with_small_networks
 
 import evaluate
 import generate
+import score
 import train
 from scoring.case import Effort
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 DETAIL = ("--epoch_detail", "1", "--epoch_detail_prior", "1")
-PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main}
+PROGRAMS = {"train.py": train.main, "generate.py": generate.main, "evaluate.py": evaluate.main, "score.py": score.main}
 SMALL = {
     "train.py": ["--epoch", "1", "--epoch_prior", "1", "--epoch_sharpen", "1", *DETAIL, "--k", "16", "--d", "8"],
     "generate.py": ["--n", "4"],
     "evaluate.py": ["--quick", "--samples", "4"],
+    "score.py": [],
 }
 
 

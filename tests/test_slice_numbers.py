@@ -11,6 +11,7 @@ from PIL import Image
 import evaluate
 import generate
 from common.errors import UserError
+from inference import run_data
 from inference.drawing import Request, Samples
 from inference.geometry import Geometry, data_options_of
 from sources import DataOptions, load
@@ -70,10 +71,10 @@ FLAGS = {"data": "own", "format": "volumes", "axis": "coronal", "spacing": 2.0, 
 
 def test_other_data_is_read_with_the_runs_flags_and_those_given_win(tmp_path):
     run = run_of(OLD, FLAGS)
-    read = evaluate.options_of(evaluate.Settings(data="other"), run, tmp_path)
+    read = run_data.options_of(evaluate.Settings(data="other"), run, tmp_path)
     assert read == DataOptions(**FLAGS | {"data": "other"})
     given = evaluate.Settings(data="other", format="bids", split_file="mine.csv", skip_bad=True, split="test")
-    assert evaluate.options_of(given, run, tmp_path) == DataOptions(
+    assert run_data.options_of(given, run, tmp_path) == DataOptions(
         **FLAGS | {"data": "other", "format": "bids", "split_file": "mine.csv", "skip_bad": True}
     )
 
@@ -86,17 +87,17 @@ def test_a_runs_split_file_holds_for_those_it_names_and_for_nobody_else(tmp_path
     flags = {"data": str(root), "split_file": str(tmp_path / "gone.csv"), "split": "99,1,0"}
     run = run_of(OLD | {"slices_per_subject": 2}, flags)
     settings = SimpleNamespace(data=str(root), split_file=None, split=None, cache=str(tmp_path / "c"))
-    options = evaluate.options_of(settings, run, tmp_path)
+    options = run_data.options_of(settings, run, tmp_path)
     assert options.split_file == str(tmp_path / "split.csv"), "the run's own copy, where the file itself is gone"
-    data, notes = evaluate.load_slices(settings, run, options)
+    data, notes = run_data.load_slices(settings, run, options)
     assert set(data.splits["validate"].subjects) == {"person0"} and not notes
     (tmp_path / "split.csv").write_text("subject,split\nanna,train\n")
-    data, notes = evaluate.load_slices(settings, run, options)
+    data, notes = run_data.load_slices(settings, run, options)
     assert sum(map(len, data.splits.values())) == 8 and "does not fit this data" in notes[0]
     assert f"note: {notes[0]}" in capsys.readouterr().out
     settings.split_file = options.split_file
     with pytest.raises(UserError, match="none of its subjects is in the data"):
-        evaluate.load_slices(settings, run, options)
+        run_data.load_slices(settings, run, options)
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])

@@ -1,13 +1,11 @@
 """What the stages of one run share, and how it is made ready: data, frame, checks before anything is written."""
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from common import ranks
@@ -16,6 +14,7 @@ from common.files import digest, write_json, write_text
 from common.runtime import Progress, resolve_precision, versions
 from dataset import Dataset, Frame, Split, find_frame
 from inference.geometry import data_options_of
+from inference.run_data import SPLIT_TABLE, content_of
 from models.codes import FINER, CodeMaps
 from models.detail import Codec, TwoLevelVQVAE, first_of
 from sources import DataOptions, load
@@ -33,9 +32,6 @@ from utils import (
     run_folder,
     slice_ends_of,
 )
-
-SPLIT_TABLE = "split.csv"  # which subject of the run's data is in which split
-HASHED = 512  # slices hashed at a time
 
 
 @dataclass
@@ -149,19 +145,6 @@ def check_data(job: Job) -> None:
 
 def data_summary(job: Job) -> dict[str, Any]:
     return job.data.summary() | {"frame": asdict(job.frame)} | job.content
-
-
-def content_of(split: Split) -> str:
-    """SHA-256 of the slices of a split, wherever it lies: every pixel, whose they are, their names and numbers.
-
-    All slices are read, not some of them: finding the content frame reads the training slices at every start too, and 9,664
-    slices of 256x256 pixels take about a second.
-    """
-    about = (split.images.shape, split.subjects, split.names, split.slice_numbers)
-    found = hashlib.sha256(repr(about).encode())
-    for start in range(0, len(split), HASHED):
-        found.update(np.ascontiguousarray(split.images[start : start + HASHED]))
-    return found.hexdigest()
 
 
 def condition_values_of(split: Split) -> str:

@@ -33,6 +33,7 @@ from scoring.bits import marginal_bits, mean_bits, told_of_first, with_one_below
 from scoring.calibration import fit_temperature
 from scoring.case import QUICK, Case, Effort
 from scoring.evaluation import evaluate_split
+from scoring.held_out import HELD_OUT, measure, save
 from scoring.metrics import radial_power
 from scoring.slices import score_split
 from sources.conditions import Condition
@@ -347,7 +348,8 @@ def sample_slices(job: Job) -> None:
 
 
 def score_and_report(job: Job) -> None:
-    """Score every held-out split; leaves `scores.json` and `report.md`, and prints the table."""
+    """Score every held-out split; leaves `scores.json`, `report.md` and what is usual (`held_out.safetensors`), and prints the
+    table."""
     run, codes, decoder = load_run(job.folder, job.device), job.codes(), decoder_to_use(job.folder)
     held_out = [name for name in ("test", "validate") if name in job.data.splits] or ["train"]
     first, *others = held_out
@@ -358,6 +360,9 @@ def score_and_report(job: Job) -> None:
         split = job.data.splits[name]
         scores[name] = score_split(run.vqvae, run.prior, split, run.frame, codes["train"], name, codes[name])
     write_json(job.folder / "scores.json", scores)
+    if "validate" in job.data.splits:
+        train = job.data.splits["train"]
+        save(job.folder / HELD_OUT, measure(run, job.data.splits["validate"], train, "measuring held-out scans"), run)
     report.write(job.folder, run.config, scores)
     print(report.table(scores))
     print(report.of_samples(scores[first]))
