@@ -6,7 +6,7 @@ scored.findings                                             # what is wrong with
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Scorer:
 
     run: Run
     held_out: HeldOut
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
 
     def score(self, scan: Split) -> Scored:
         """Score the slices of one scan. One that is itself held out has the scores that it has among the others."""
