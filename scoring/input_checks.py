@@ -159,10 +159,8 @@ def _is_bare(value: dict[str, float], held_out: np.ndarray) -> bool:
     noise around the head that hides the ring; they are not smaller."""
     usual, spread = (dict(zip(NAMES, each)) for each in (np.median(held_out, 0), held_out.std(0)))
     smaller = _is_alike(value, held_out) and value["size"] < usual["size"] - SMALLER * spread["size"]
-    smaller = (
-        smaller and value["in place"] > usual["in place"] - IN_PLACE
-    )  # a brain alone, where it was: a smaller head would fit better when enlarged
-    return usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and bool(smaller)
+    in_place = value["in place"] > usual["in place"] - IN_PLACE  # a smaller head would fit better when enlarged
+    return bool(usual["skull"] < RING and value["skull"] > usual["skull"] / 2 and smaller and in_place)
 
 
 def _is_alike(value: dict[str, float], held_out: np.ndarray) -> bool:
