@@ -50,6 +50,7 @@ RUN_FILES = {
     "report.md",
     "scores.json",
     "codes.safetensors",
+    "held_out.safetensors",
     "images",
     "tensorboard",
 }
@@ -72,6 +73,8 @@ PICTURES = {
     "architecture.png",
     "codes_and_slices.png",
     "real_and_generated.png",
+    "full_size.png",
+    "real_or_drawn.png",
     "scores_by_slice.png",
     "worst_reconstructions.png",
     "codebook.png",
