@@ -35,6 +35,7 @@ from sources.scans import FORMATS, survey
 from utils import PRETRAINED, Run, load_run, run_folder
 
 WORST = 8  # slices on the page of the worst
+FEWEST_SCANS = 2  # held-out ones, to compare one of them with another
 WHITE = {"bits": 16.0, "bits_told": 16.0, "standard": 8.0, "restored": 0.3}  # what is white on the maps
 SHOWN = {
     "bits": "bits",
@@ -152,6 +153,16 @@ def trained_on(run: Run, data: Dataset) -> bool:
 
 
 def what_is_usual(settings: Settings, run: Run, folder: Path) -> HeldOut:
+    """The held-out scans of the run, as `measured`, of which there have to be a few."""
+    found = measured(settings, run, folder)
+    require(
+        len(found.marks) >= FEWEST_SCANS,
+        f"{folder}: it has {len(found.marks)} validation scan to compare with; expected at least {FEWEST_SCANS}",
+    )
+    return found
+
+
+def measured(settings: Settings, run: Run, folder: Path) -> HeldOut:
     """The held-out scans of the run, as it left them measured, else measured now, from its own data."""
     kept = Path("runs") / PRETRAINED.name if folder == PRETRAINED else folder
     for place in (folder, kept):

@@ -62,7 +62,7 @@ def test_every_command_and_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("sources.cohort.SUBJECTS", {"train": 2, "validate": 1, "test": 1})
     monkeypatch.setattr("sources.cohort.IMAGE_SIZE", 32)
     data = tmp_path / "data" / "keras_png_slices_data"
-    for split, subjects in (("train", range(2)), ("validate", range(402, 403)), ("test", range(3, 4))):
+    for split, subjects in (("train", range(2)), ("validate", range(402, 404)), ("test", range(3, 4))):
         draw_slices(data, split, subjects, slices=17, size=(16, 24))
     found = commands()
     assert {words[1] for words in found} == set(PROGRAMS)
