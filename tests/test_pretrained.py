@@ -46,9 +46,11 @@ def test_their_page_gives_the_scores_of_their_file():
     rows += [f"Sharpness of the samples: {scores['samples_sharpness']:.3f}"]
     for name, value in scores["realism"].items():
         rows.append(f"| {name} | {value['score']:.4g} | {value['floor']:.4g} | {value['score'] / value['floor']:.1f} |")
-    for name, value in scores["decoders"]["faithful"].items():
-        rows.append(f"| {name.replace('_', ' ')} | {value:.4g} | {scores['decoders']['sharp'][name]:.4g} |")
+    for name in scores["decoders"]["faithful"]:
+        cells = " | ".join(f"{scores['decoders'][decoder][name]:.4g}" for decoder in ("first", "faithful", "sharp"))
+        rows.append(f"| {name.replace('_', ' ')} | {cells} |")
     text = (PRETRAINED / "README.md").read_text()
     assert not [row for row in rows if row not in text]
     run = load_run(PRETRAINED)
-    assert run.frame.height // run.vqvae.downsample == 22 and run.prior is not None
+    assert run.map_size == (22, 26) and run.detail_size == (44, 52)
+    assert run.prior.context_maps and run.detail_prior.context_maps, "they draw whole heads"
