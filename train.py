@@ -3,7 +3,7 @@ draw new slices.
 
     python train.py                                          # the built-in synthetic cohort, some minutes on 2 cores
     python train.py --data data/keras_png_slices_data        # OASIS-1 slices
-    python train.py --preset oasis-f8 --data data/keras_png_slices_data     # as the shipped weights were trained
+    python train.py --preset oasis-f8 --data data/keras_png_slices_data     # the flags of the shipped weights
     python train.py --data DIR --downsample 4 --epoch 20 --out runs/mine
     python train.py --data BIDS --table BIDS/participants.tsv --condition age,sex
     python train.py --resume --out runs/mine                 # go on where it was stopped
