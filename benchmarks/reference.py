@@ -164,6 +164,7 @@ def train_reference(settings: Any, data: Dataset, results: Results) -> None:
             results.add("reference", f"learning rate {lr:g}", kept)
 
         train(training, data, minutes, report)
+        report()  # of what an earlier call had brought to its end, too
         return training
 
     trained(OWN_RATE, limit)
