@@ -36,7 +36,7 @@ from utils import PRETRAINED, Run, load_run, run_folder
 
 WORST = 8  # slices on the page of the worst
 FEWEST_SCANS = 2  # held-out ones, to compare one of them with another
-WHITE = {"bits": 16.0, "bits_told": 16.0, "standard": 8.0, "restored": 0.3}  # what is white on the maps
+WHITE = {"bits": 16.0, "bits_told": 16.0, "standard": 16.0, "restored": 0.3}  # what is white on the maps
 SHOWN = {
     "bits": "bits",
     "bits_told": "bits, told a\nneighbour",

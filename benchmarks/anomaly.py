@@ -4,15 +4,16 @@
     python benchmarks/anomaly.py --run pretrained --subjects 4 --steps 50 --out runs/anomaly-small
 
 Validation scans are the only ones that may be planted in, and they are what others are compared with, too. So they are halved:
-what is usual is measured on one half, and anomalies are planted in the other, and the other way about. Each slice that holds some
-of an anomaly is scored with a neighbour on either side; slices without are those of the same scans as they are.
+what is usual is measured on one half, and anomalies are planted in the other, and the other way about. Of each anomaly the slice
+in its middle is scored, beside the slices below and above it; slices without are all of the same scans as they are.
 
 Beside the map of score.py: the error of the VQ-VAE's reconstruction, that of an autoencoder of the same size without codes, which
-is trained here for some steps, and the plain z-score, |slice - mean| / standard deviation of training slices of the same number
-at the same pixel. All three are averaged over as many pixels as the map of restorations is. What was scored is kept, a file a
-subject; a second call goes on.
+starts from the VQ-VAE's weights and is trained here for some steps, and the plain z-score, |slice - mean| / standard deviation of
+training slices of the same number at the same pixel. All three are averaged over as many pixels as the map of restorations is.
+What was scored is kept, a file a subject; a second call goes on.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,18 +28,17 @@ import torch.nn.functional as F  # noqa: E402
 from planting import KINDS, SIZED, Planted, Scan, plant  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from common.cli import flag, parse_flags, run_main  # noqa: E402
+from common.cli import flag, parse_flags, require, run_main  # noqa: E402
 from common.files import load_model, replacing, save_model, write_json, write_text  # noqa: E402
 from common.runtime import Progress, derive_seed, seed_everything  # noqa: E402
 from dataset import Frame, Split, spread_over  # noqa: E402
-from inference.coding import reconstructions  # noqa: E402
+from inference.coding import encode_split, reconstructions  # noqa: E402
 from inference.restoring import Recipe  # noqa: E402
 from models.detail import first_of  # noqa: E402
 from reporting.figures import rows_of_slices  # noqa: E402
 from scoring.held_out import HeldOut, load, measure, save, scans_of  # noqa: E402
 from scoring.masks import Marked, agreement, counted  # noqa: E402
 from scoring.scored import Scored, Scorer  # noqa: E402
-from scoring.unusual import coded  # noqa: E402
 from sources import DataOptions  # noqa: E402
 from sources import load as load_data  # noqa: E402
 from utils import Run, load_run, run_folder  # noqa: E402
@@ -46,6 +46,7 @@ from vqvae import VQVAE  # noqa: E402
 
 SIMPLE = ("VQ-VAE error", "autoencoder error", "z-score")
 LEAST_SPREAD = 0.02  # grey values of 1, added to the standard deviation of a pixel
+AUTOENCODER_RATE = 3e-4
 MEAN_SCANS = 100  # training scans of which the z-score has its mean
 
 
@@ -56,9 +57,10 @@ class Settings:
     run: str = flag("pretrained", "Run folder, or pretrained.")
     data: str = flag("data/keras_png_slices_data", "The run's data.")
     subjects: int = flag(35, "Validation scans, spread over the split.")
+    kinds: str = flag(",".join(KINDS), "Kinds of anomalies, separated by commas.")
     sizes: str = flag("4,8,12,16,20", "Diameters of what is local, in pixels.")
     restore: int = flag(0, "Restorations of each slice; 0: the map of standard deviations.")
-    steps: int = flag(2000, "Steps that the autoencoder without codes is trained for.")
+    steps: int = flag(500, "Steps that the autoencoder without codes is trained for.")
     batch: int = flag(8, "Slices a step.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/anomaly", "Folder for what was found.")
@@ -73,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     scans = list(scans_of(validate))
     scans = [scans[index] for index in spread_over(len(scans), s.subjects)]
     simple = Simple(run.frame, autoencoder(run, train, s, out), *mean_slices(train, run.frame))
-    conditions = [(kind, int(size)) for kind in KINDS for size in (s.sizes.split(",") if kind in SIZED else ["16"])]
+    unknown = set(s.kinds.split(",")) - set(KINDS)
+    require(not unknown, f"--kinds {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
+    kinds = s.kinds.split(",")
+    conditions = [(kind, int(size)) for kind in kinds for size in (s.sizes.split(",") if kind in SIZED else ["16"])]
     halves = [half_of(run, validate, train, scans, side, out) for side in (0, 1)]
     with Progress(len(scans), "planting", "scan") as progress:
         for index, indices in enumerate(scans):
@@ -116,14 +121,14 @@ def mean_slices(train: Split, frame: Frame) -> tuple[Tensor, Tensor]:
 
 
 def autoencoder(run: Run, train: Split, s: Settings, out: Path) -> VQVAE:
-    """The same networks without codes between them, trained on the slices' absolute error."""
+    """The VQ-VAE's networks without codes between them, trained on from its weights on the slices' absolute error."""
     path = out / f"autoencoder_{s.steps}.safetensors"
     if path.exists():
         return load_model(path, VQVAE)
     seed_everything(s.seed, "autoencoder")
-    model = VQVAE(**first_of(run.vqvae).arguments).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, max(s.steps, 2))
+    model = copy.deepcopy(first_of(run.vqvae)).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), AUTOENCODER_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, AUTOENCODER_RATE, max(s.steps, 2))
     rng = np.random.default_rng(s.seed)
     with Progress(s.steps, "training the autoencoder", "step") as progress:
         for _ in range(s.steps):
@@ -150,7 +155,7 @@ class Simple:
     def maps(self, run: Run, scan: Split) -> dict[str, Tensor]:
         """Their maps within the frame, `[S, h, w]` each."""
         images = scan.batch(np.arange(len(scan)), self.frame)
-        codes = coded(run, scan)["as it is"]
+        codes = encode_split(run.vqvae, scan, self.frame)
         decoded = torch.cat([self.frame.crop(each) for _, each in reconstructions(run.vqvae, scan, codes, self.frame)])
         with torch.inference_mode():
             plain = torch.cat([self.autoencoder.autoencode(part) for part in images.split(32)])
@@ -179,7 +184,8 @@ def score_planted(
     for kind, size in conditions:
         rng = np.random.default_rng(derive_seed(seed, "plant", kind, size, scan.names[0]) % 2**32)
         planted = plant(kind, place, rng, size)
-        some, inside = with_planted(scan, planted)
+        some, middle = with_planted(scan, planted)
+        inside = some.numbers == scan.numbers[middle]
         maps, scored = all_maps(scorer, simple, some)
         values = slice_values(maps, scored)
         for name, each in values.items():
@@ -187,17 +193,19 @@ def score_planted(
             truth = np.arange(len(both)) < inside.sum()
             keep(found, f"{kind} {size}|{name}|slices", counted(both, truth, exact=True))
         if planted.mask is not None:
-            marked = scorer.run.frame.crop(torch.from_numpy(planted.mask[planted.slices])).numpy()
+            marked = scorer.run.frame.crop(torch.from_numpy(planted.mask[middle][None])).numpy()
             for name, each in maps.items():
                 keep(found, f"{kind} {size}|{name}|voxels", counted(each[torch.from_numpy(inside)].numpy(), marked))
     return found
 
 
-def with_planted(scan: Split, planted: Planted) -> tuple[Split, np.ndarray]:
-    """The slices that hold some of an anomaly, and one on either side; which of them hold some, `[S]` bool."""
-    near = np.convolve(planted.slices, np.ones(3), "same") > 0
+def with_planted(scan: Split, planted: Planted) -> tuple[Split, int]:
+    """The slice in the middle of an anomaly and those below and above it; the index of the first in the scan."""
+    holding = np.flatnonzero(planted.slices)
+    middle = int(holding[len(holding) // 2])
+    near = np.arange(max(middle - 1, 0), min(middle + 2, len(scan)))
     images = (255 * planted.images[near]).round().astype(np.uint8)
-    return replace(scan.at(np.flatnonzero(near)), images=images), planted.slices[near]
+    return replace(scan.at(near), images=images), middle
 
 
 def slice_values(maps: dict[str, Tensor], scored: Scored) -> dict[str, np.ndarray]:
@@ -249,8 +257,8 @@ def picture(scorer: Scorer, simple: Simple, scan: Split, seed: int, out: Path) -
     for kind in KINDS:
         rng = np.random.default_rng(derive_seed(seed, "plant", kind, 16, scan.names[0]) % 2**32)
         planted = plant(kind, place, rng, 16)
-        some, inside = with_planted(scan, planted)
-        index = int(np.flatnonzero(inside)[inside.sum() // 2])
+        some, middle = with_planted(scan, planted)
+        index = int(np.flatnonzero(some.numbers == scan.numbers[middle])[0])
         maps, _ = all_maps(scorer, simple, some)
         rows.setdefault("slice", []).append(crop(some.batch(np.array([index])))[0, 0].numpy())
         for name, each in maps.items():

@@ -5,7 +5,8 @@
     planted.images, planted.mask, planted.slices     # [S, H, W] floats, [S, H, W] bool, [S] bool
 
 Sizes are in pixels, which are millimetres in the OASIS slice set, in the slices and across them. What is local lies inside the
-brain. What changes a whole slice has no mask that says where, and counts by slices alone.
+brain. A sphere takes the place of tissue: a dark one in fluid would be none. What changes a whole slice has no mask that says
+where, and counts by slices alone.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from scipy import ndimage
 
 FOREGROUND = 16 / 255
 RIM = 18  # pixels from the head's outline to the brain, about
+TISSUE = 0.6  # grey values of the brain's median that fluid does not reach
+ALL = 0.95  # of a sphere's voxels that have to be tissue before
+TRIES = 200  # places tried for one
 AWAY = 12  # slice numbers from which a slice of another position comes, at least
 SOFT = 0.7  # standard deviation in pixels that the border of a sphere is blurred with
 
@@ -50,6 +54,24 @@ class Scan:
         """How far pixels lie below the head's outline in their slice, `[S, H, W]`."""
         return np.stack([ndimage.distance_transform_edt(head) for head in self.head])
 
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """Which pixels are brighter than fluid, `[S, H, W]` bool."""
+        return self.images > TISSUE * np.median(self.images[self.depth > RIM])
+
+    def place_in_tissue(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """The distance of every pixel from the middle of a sphere of which nearly all is tissue; of `TRIES` places the first, or
+        the one with the most."""
+        best, distance = -1.0, None
+        for _ in range(TRIES):
+            _, tried = self.place(rng, size)
+            share = float(self.tissue[tried <= size / 2].mean())
+            if share > best:
+                best, distance = share, tried
+            if best >= ALL:
+                break
+        return distance
+
     def place(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The middle of a sphere that lies in the brain, (slice, row, column), and the distance of every pixel from it."""
         places = np.argwhere(self.depth > RIM + size / 2)
@@ -71,8 +93,7 @@ def _sphere(grey: float) -> Callable[[Scan, np.random.Generator, int], Planted]:
     """A sphere of nearly one grey value, with the noise that was there."""
 
     def planted(scan: Scan, rng: np.random.Generator, size: int) -> Planted:
-        images = scan.images
-        _, distance = scan.place(rng, size)
+        images, distance = scan.images, scan.place_in_tissue(rng, size)
         inside = distance <= size / 2
         share = ndimage.gaussian_filter(inside.astype(np.float32), SOFT)
         noise = images - ndimage.gaussian_filter(images, (0, 2, 2))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,14 +27,13 @@ from common.files import hash_of, save_tensors
 from common.runtime import Progress
 from dataset import Split, spread_over
 from scoring.input_checks import Template, features_of
-from scoring.unusual import HIGH, PLACED, RANKED, SCORES, coded, maps_of, of_scan, slice_scores
+from scoring.unusual import HIGH, OF_CODES, OF_PIXELS, RANKED, SCORES, beside_of, coded, maps_of, of_scan, slice_scores
 from utils import Run
 
 HELD_OUT = "held_out.safetensors"
 MOST_SCANS = 64  # held-out scans measured, spread over the split; their maps are held in memory
 MOST_GROUPS = 32  # of slice numbers, each with what is usual there
 MEAN_SCANS = 96  # training scans, spread over the split, that mean slices are made of
-BITS = ("bits", "bits_told")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class HeldOut:
     """Held-out scans, measured.
 
     numbers: `[G]` the lowest slice number of each group. marks: `[M]` of the scans, `mark_of`.
-    high: `[C, G, h, w]` 98th percentiles of the maps `BITS` that the run has. mean, spread: `[P, G, h, w]` of the maps `PLACED`.
+    high, mean, spread: `[C, G, h, w]` 98th percentile, mean and standard deviation of those of the maps `OF_CODES` that there are.
+    pixel_mean, pixel_spread: `[P, G, H/2, W/2]` of the maps `OF_PIXELS`.
     slices: `[R, len(SCORES)]` of all slices, of the groups slice_groups `[R]` and the scans slice_scans `[R]`.
     scans: `[M, len(SCORES)]`.
     template: mean training slices, `[G, SIDE, SIDE]`. features: `[M, len(input_checks.NAMES)]` of the scans.
@@ -52,13 +53,15 @@ class HeldOut:
     high: Tensor
     mean: Tensor
     spread: Tensor
+    pixel_mean: Tensor
+    pixel_spread: Tensor
     slices: Tensor
     slice_groups: Tensor
     slice_scans: Tensor
     scans: Tensor
     template: Tensor
     features: Tensor
-    maps: tuple[str, ...] = PLACED
+    maps: tuple[str, ...] = OF_CODES
     symmetric: bool = True
 
     def groups_of(self, scan: Split) -> np.ndarray:
@@ -67,11 +70,13 @@ class HeldOut:
 
     @property
     def highs(self) -> dict[str, Tensor]:
-        return dict(zip((name for name in self.maps if name in BITS), self.high.float()))
+        return dict(zip(self.maps, self.high.float()))
 
     @property
     def usual(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {name: (mean.float(), spread.float()) for name, mean, spread in zip(self.maps, self.mean, self.spread)}
+        of_codes = zip(self.maps, self.mean, self.spread)
+        of_pixels = zip(OF_PIXELS, self.pixel_mean, self.pixel_spread)
+        return {name: (mean.float(), spread.float()) for name, mean, spread in (*of_codes, *of_pixels)}
 
     @property
     def mean_slices(self) -> Template:
@@ -191,53 +196,60 @@ def measure(run: Run, split: Split, train: Split | None = None, title: str | Non
     mean_of = of_mean.at(np.concatenate([some[index] for index in spread_over(len(some), MEAN_SCANS)]))
     template = Template.of(mean_of, _groups(mean_of.numbers, numbers, len(mean_of)), len(numbers))
     all_maps: list[dict[str, Tensor]] = []
-    about: list[tuple[np.ndarray, int, np.ndarray]] = []
+    about: list[_About] = []
     with Progress(len(scans), title or "", "scan", quiet=title is None) as progress:
         for indices in scans:
             scan = split.at(indices)
             groups = _groups(scan.numbers, numbers, len(scan))
-            all_maps.append(
-                {
-                    name: maps.half() if name in PLACED else maps
-                    for name, maps in maps_of(run, scan, coded(run, scan)).items()
-                }
-            )
-            about.append((groups, mark_of(scan), features_of(scan.images, groups, template).values))
+            maps = maps_of(run, scan, coded(run, scan))
+            all_maps.append({name: each.half() if name in _HALVED else each for name, each in maps.items()})
+            features = features_of(scan.images, groups, template).values
+            about.append(_About(groups, beside_of(scan), mark_of(scan), features))
             progress.update(1)
-    maps = tuple(name for name in PLACED if name in all_maps[0])
-    pooled = Pool(all_maps, [groups for groups, _, _ in about], len(numbers), split.symmetric)
-    high = torch.stack([pooled.high(name) for name in maps if name in BITS])
-    usual = [pooled.usual(name) for name in maps]
-    slices, of_scans = _scores(all_maps, about, pooled, maps)
+    names = tuple(name for name in OF_CODES if name in all_maps[0])
+    pooled = Pool(all_maps, [each.groups for each in about], len(numbers), split.symmetric)
+    of_codes, of_pixels = ([pooled.usual(name) for name in some] for some in (names, OF_PIXELS))
+    slices, of_scans = _scores(all_maps, about, pooled, names)
     return HeldOut(
         torch.from_numpy(numbers),
-        torch.tensor([mark for _, mark, _ in about]),
-        high.half(),
-        torch.stack([mean for mean, _ in usual]).half(),
-        torch.stack([spread for _, spread in usual]).half(),
+        torch.tensor([each.mark for each in about]),
+        torch.stack([pooled.high(name) for name in names]).half(),
+        *(torch.stack(each).half() for each in zip(*of_codes)),
+        *(torch.stack(each).half() for each in zip(*of_pixels)),
         torch.from_numpy(np.concatenate(slices)).float(),
-        torch.from_numpy(np.concatenate([groups for groups, _, _ in about])).short(),
-        torch.from_numpy(np.repeat(np.arange(len(about)), [len(groups) for groups, _, _ in about])).short(),
+        torch.from_numpy(np.concatenate([each.groups for each in about])).short(),
+        torch.from_numpy(np.repeat(np.arange(len(about)), [len(each.groups) for each in about])).short(),
         torch.from_numpy(np.stack(of_scans)).float(),
         template.images.half(),
-        torch.from_numpy(np.stack([features for _, _, features in about])).float(),
-        maps,
+        torch.from_numpy(np.stack([each.features for each in about])).float(),
+        names,
         split.symmetric,
     )
 
 
+_HALVED = (*OF_CODES, *OF_PIXELS, "inner")  # maps that are kept in half the memory while scans are measured
+
+
+@dataclass(frozen=True)
+class _About:
+    """Of a scan that is measured: the group of each slice `[S]`, the slices beside each `[2, S]`, `mark_of`, its features."""
+
+    groups: np.ndarray
+    beside: np.ndarray
+    mark: int
+    features: np.ndarray
+
+
 def _scores(
-    all_maps: list[dict[str, Tensor]],
-    about: list[tuple[np.ndarray, int, np.ndarray]],
-    pooled: "Pool",
-    maps: tuple[str, ...],
+    all_maps: list[dict[str, Tensor]], about: list[_About], pooled: "Pool", names: tuple[str, ...]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The scores of the slices of each scan, `[S, len(SCORES)]`, and of the scan, each beside the others."""
     slices, of_scans = [], []
-    for index, (its, (groups, _, _)) in enumerate(zip(all_maps, about)):
-        high = {name: pooled.high(name, index) for name in maps if name in BITS}
-        usual = {name: pooled.usual(name, index) for name in maps}
-        scores = slice_scores({name: each.float() for name, each in its.items()}, high, usual, groups)
+    for index, (its, each) in enumerate(zip(all_maps, about)):
+        high = {name: pooled.high(name, index) for name in names}
+        usual = {name: pooled.usual(name, index) for name in (*names, *OF_PIXELS)}
+        maps = {name: values.float() for name, values in its.items()}
+        scores = slice_scores(maps, high, usual, each.groups, each.beside)
         slices.append(np.stack([scores[name] for name in SCORES], 1))
         of_scans.append(np.array([of_scan(scores)[name] for name in SCORES]))
     return slices, of_scans
@@ -253,9 +265,11 @@ class Pool:
 
     def __init__(self, all_maps: list[dict[str, Tensor]], groups: list[np.ndarray], count: int, symmetric: bool):
         self.all_maps, self.count, self.symmetric = all_maps, count, symmetric
+        self.groups = groups
         self.owner = torch.from_numpy(np.repeat(np.arange(len(groups)), [len(each) for each in groups]))
         self.group = torch.from_numpy(np.concatenate(groups))
-        self._tops: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._tops: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._sums: dict[str, Tensor] = {}
 
     def _pools(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each group, the maps `[P, h, w]` of it and its neighbours, NaN left out, and whose they are `[P]`."""
@@ -279,19 +293,39 @@ class Pool:
         return torch.stack(found)
 
     def usual(self, name: str, without: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of a map at each place, `[G, h, w]`; the latter with a tenth of what it is on average."""
-        means, spreads = [], []
-        for pool, owner in self._pools(name):
-            pool = pool if without is None else pool[owner != without]
-            means.append(pool.mean(0) if len(pool) else torch.zeros(self.all_maps[0][name].shape[1:]))
-            spreads.append(pool.std(0, correction=0) if len(pool) else torch.ones(self.all_maps[0][name].shape[1:]))
-        spread = torch.stack(spreads)
-        return torch.stack(means), spread + ADDED * spread.mean() + 1e-6
+        """Mean and standard deviation of a map at each place, `[G, ...]`; of the latter the highest of 5x5 places, since edges
+        lie elsewhere in another head, and half of what is typical more. without: a scan to leave out."""
+        if name not in self._sums:
+            self._sums[name] = sum(self._sums_of(name, index) for index in range(len(self.all_maps)))
+        sums = self._sums[name] if without is None else self._sums[name] - self._sums_of(name, without)
+        counts = sums[0].clamp(min=1)
+        mean = sums[1] / counts
+        spread = (sums[2] / counts - mean.square()).clamp(min=0).sqrt()
+        wide = F.max_pool2d(spread[:, None], NEAR, 1, NEAR // 2)[:, 0]
+        return mean.float(), (wide + ADDED * typical_of(spread) + 1e-6).float()
+
+    def _sums_of(self, name: str, index: int) -> Tensor:
+        """Of the maps of one scan, and mirrored, by group: how many, their sum and that of their squares, `[3, G, ...]` float64;
+        a map counts for its group and those on either side."""
+        maps = self.all_maps[index][name]
+        known = ~maps.flatten(1)[:, 0].isnan()
+        maps, groups = maps[known].double(), torch.from_numpy(self.groups[index])[known]
+        each = torch.stack([torch.ones_like(maps), maps, maps.square()])
+        each = each + each.flip(2) if self.symmetric else each
+        sums = torch.zeros(3, self.count + 2, *maps.shape[1:], dtype=torch.float64)
+        for side in range(3):
+            sums.index_add_(1, groups + side, each)
+        return sums[:, 1:-1]
 
 
-ADDED = (
-    0.5  # of the mean standard deviation, added to each: at places where nothing happens a little would count as much
-)
+ADDED = 0.5  # of the typical standard deviation, added to each: where nothing happens a little would count as much
+NEAR = 5  # places a side that the highest standard deviation is taken of
+
+
+def typical_of(spread: Tensor) -> float:
+    """The median of the standard deviations that are not next to nothing."""
+    some = spread[spread > 1e-3 * spread.max()]
+    return float(some.median()) if len(some) else 0.0
 
 
 def _top(pool: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -321,8 +355,9 @@ def _groups(numbers: np.ndarray | None, lowest: np.ndarray, count: int) -> np.nd
 def save(path: Path, held_out: HeldOut, run: Run) -> None:
     """Write them for `load`, with the hashes of the weights that they were measured by."""
     tensors = {each.name: getattr(held_out, each.name) for each in fields(HeldOut) if each.type is Tensor}
-    about = {"class": "HeldOut", "maps": held_out.maps, "symmetric": held_out.symmetric, "scores": [*SCORES]}
-    save_tensors(path, tensors, about | {"prior": prior_mark(run)}, hash_of(run.vqvae.state_dict()))
+    about = {"class": "HeldOut", "maps": held_out.maps, "symmetric": held_out.symmetric, "prior": prior_mark(run)}
+    about |= {"scores": [*SCORES], "pixels": [*OF_PIXELS]}
+    save_tensors(path, tensors, about, hash_of(run.vqvae.state_dict()))
 
 
 def load(path: Path, run: Run) -> HeldOut | None:
@@ -337,7 +372,7 @@ def load(path: Path, run: Run) -> HeldOut | None:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {}).get("model", "{}"))
         belongs = (header.get("prior"), header.get("vqvae")) == (prior_mark(run), hash_of(run.vqvae.state_dict()))
-        if not belongs or header.get("scores") != [*SCORES]:
+        if not belongs or (header.get("scores"), header.get("pixels")) != ([*SCORES], [*OF_PIXELS]):
             return None
         return HeldOut(**load_file(path), maps=tuple(header["maps"]), symmetric=header["symmetric"])
     except (SafetensorError, ValueError, AttributeError, TypeError, KeyError) as error:

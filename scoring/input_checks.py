@@ -115,7 +115,7 @@ def features_of(images: np.ndarray, groups: np.ndarray, template: Template) -> F
 
 def _measured(scan: Tensor, mean: Tensor, gain: float, skull: float) -> np.ndarray:
     """The features of small slices that lie as the mean ones."""
-    head, usual = _heads(scan), _heads(mean)
+    head, usual = heads_of(scan), heads_of(mean)
     rows, columns = (float(np.log(_extent(head, axis) / _extent(usual, axis))) for axis in (1, 2))
     sized = _resized(scan, float(np.exp(-rows)), float(np.exp(-columns)))
     as_sized, resized = (_contrast(each, mean, torch.from_numpy(usual)) for each in (scan, sized))
@@ -228,8 +228,9 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-9))
 
 
-def _heads(images: Tensor) -> np.ndarray:
-    """Which small pixels lie in the head, `[S, ...]` bool: the largest piece of what is not background, filled."""
+def heads_of(images: Tensor) -> np.ndarray:
+    """Which pixels lie in the head, `[S, ...]` bool: the largest piece of what is not background, filled. images: `[S, ...]` in
+    0..255."""
     found = []
     for image in images.numpy():
         pieces, count = ndimage.label(image > BACKGROUND)
@@ -273,7 +274,7 @@ def _skull(images: np.ndarray) -> float:
     """How much darker than the brightest ring near the head's outline the darkest ring below it is, ln; 0: it is not."""
     sums, counts = np.zeros(RINGS), np.zeros(RINGS)
     shown = images[spread_over(len(images), PROFILED)].astype(np.float32)
-    for image, head in zip(shown, _heads(torch.from_numpy(shown))):
+    for image, head in zip(shown, heads_of(torch.from_numpy(shown))):
         depth = (ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1] - 1) / np.sqrt(head.sum())
         ring = (depth[head] / BRAIN * RINGS).astype(int)
         inside = ring < RINGS

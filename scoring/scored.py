@@ -17,7 +17,7 @@ from inference.restoring import Recipe, Restored, restore
 from models.codes import CodeMaps
 from scoring.held_out import HeldOut
 from scoring.input_checks import features_of, findings
-from scoring.unusual import coded, maps_of, of_scan, pixels_of, slice_scores, standard
+from scoring.unusual import beside_of, coded, maps_of, of_scan, pixels_of, slice_scores, standard
 from utils import Run
 
 
@@ -43,7 +43,7 @@ class Scored:
 
     def pixels(self, run: Run, name: str) -> Tensor:
         """A map as whole slices, `[S, H, W]` float32; zeros where nothing is known."""
-        return run.frame.pad(pixels_of(self.maps[name].nan_to_num(0.0), run.vqvae.downsample))
+        return run.frame.pad(pixels_of(self.maps[name].nan_to_num(0.0), run.frame.height, run.frame.width))
 
     def anomaly(self, run: Run) -> Tensor:
         """The map that is held against masks, `[S, H, W]`: that of the restorations where it was asked for, else "standard"."""
@@ -63,11 +63,11 @@ class Scorer:
         groups, own = self.held_out.groups_of(scan), self.held_out.own(scan)
         codes = coded(self.run, scan)
         maps = maps_of(self.run, scan, codes)
-        high, usual = self.held_out.highs, self.held_out.usual
-        slices = slice_scores(maps, high, usual, groups) if own is None else self.held_out.scores_of(own)
+        high, usual, beside = self.held_out.highs, self.held_out.usual, beside_of(scan)
+        slices = slice_scores(maps, high, usual, groups, beside) if own is None else self.held_out.scores_of(own)
         whole = of_scan(slices)
         return Scored(
-            maps | {"standard": standard(maps, usual, groups)},
+            maps | {"standard": standard(maps, usual, groups, beside)},
             slices,
             self.held_out.percentiles(slices, groups, own),
             self.held_out.unusual(slices, groups, own),

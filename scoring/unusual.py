@@ -1,19 +1,25 @@
-"""How unusual slices are to a run: maps on the grid of the codes, and scores of slices and scans from them.
+"""How unusual slices are to a run: maps of where, and scores of slices and scans from them.
 
-    maps = maps_of(run, scan, coded(run, scan))     # scan: a `Split` of one scan's slices
-    maps["bits"], maps["bits_told"], maps["error"]  # [S, h, w] each, NaN where it is not known
+    maps = maps_of(run, scan, coded(run, scan))         # scan: a `Split` of one scan's slices
+    maps["bits"], maps["bits_told"], maps["error"]      # [S, h, w] each, on the grid of the codes, NaN where it is not known
+    maps["residual"], maps["surprise"], maps["inner"]   # [S, H/2, W/2] each, of every other pixel of the frame
     scores = slice_scores(maps, high, usual, groups)    # name -> [S]; what is usual: of `held_out.HeldOut`
 
 A prior that reads a map row by row knows nothing of what comes, so that what is unusual costs bits where it begins and makes what
 follows it less so. Where a mirrored slice may stand for a slice, the mirrored one is scored too, its map reflected back, and the
 mean is taken.
+
+A code is eight pixels wide and much that is unusual is not, so that two maps are of pixels: what the codes cannot paint
+(`residual`), and what they paint that the prior did not expect (`surprise`). Each is held against what held-out scans have at
+that place, and the three kinds add up to one map, `standard`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from dataset import Split
@@ -22,11 +28,16 @@ from models.codes import CodeMaps, first_level
 from models.detail import first_of
 from models.neighbours import told_a_side
 from scoring.bits import bits_of_maps
+from scoring.expected import expected
+from scoring.input_checks import heads_of
 from utils import Run
 
 HIGH = 0.98  # quantile of held-out bits above which a code is unusual
 LEAST_BITS = 1.0  # codes that are likelier than not are never unusual, however usual they are elsewhere
-WIDE = 3  # codes a side that the highest mean is taken over
+STEP = 2  # pixels of the slice from one of the maps of pixels to the next
+SMOOTH = {"residual": 1.5, "surprise": 2.0}  # standard deviations, pixels, that these are blurred with
+INNER = 0.1  # depth below the head's outline, in square roots of its area: scalps differ too much to say anything of
+OF_BITS = 0.5  # weight of the bits' standard scores beside those of pixels
 
 SCORES = {  # of a slice, and what each says, for people
     "bits": "bits a code, all",
@@ -36,10 +47,10 @@ SCORES = {  # of a slice, and what each says, for people
     "above": "share of codes above the 98th percentile",
     "above_told": "share of codes above the 98th percentile, told a neighbour",
     "error": "mean absolute reconstruction error of the foreground",
-    "peak": "the most unusual place: mean standard score of 3x3 codes",
+    "peak": "the most unusual place within the head: standard scores of pixels and bits",
 }
 RANKED = ("bits_foreground", "bits_told_foreground", "above", "above_told", "error", "peak")  # what the rank is made of
-PLACED = ("bits", "bits_told", "error")  # maps that say where
+OF_CODES, OF_PIXELS = ("bits", "bits_told"), ("residual", "surprise")  # maps that say where
 
 
 def coded(run: Run, scan: Split) -> dict[str, CodeMaps]:
@@ -49,20 +60,33 @@ def coded(run: Run, scan: Split) -> dict[str, CodeMaps]:
 
 
 def maps_of(run: Run, scan: Split, codes: Mapping[str, CodeMaps]) -> dict[str, Tensor]:
-    """Maps of the slices of one scan on the grid of the first level's codes, `[S, h, w]` float32 each.
+    """Maps of the slices of one scan, float32.
 
-    bits: of each code, the prior told nothing of other slices. bits_told: told the map of the slice below, or above where there
-    is none; NaN where there is neither; only of a prior with context. error: mean absolute difference from the reconstruction, by
-    all levels of codes. foreground: 1 where a patch has texture, else 0. codes: `coded` of the scan.
+    On the grid of the first level's codes, `[S, h, w]`:
+        bits: of each code, the prior told nothing of other slices. bits_told: told the map of the slice below, or above where
+        there is none; NaN where there is neither; only of a prior with context. error: mean absolute difference from the
+        reconstruction, by all levels of codes. foreground: 1 where a patch has texture, else 0.
+    Of every other pixel, `[S, H/2, W/2]`:
+        residual: absolute difference from the reconstruction, blurred. surprise: the slice minus what the prior expects of it
+        (`expected`), blurred. inner: 1 within the head below scalp and skull, else 0.
+
+    codes: `coded` of the scan.
     """
-    maps = {"bits": _mean_of_ways(codes, lambda each: _bits(run, each, scan))}
+    ways = {way: first_level(each) for way, each in codes.items()}
+    read = [_as_it_is(way, *expected(run, each, scan.known)) for way, each in ways.items()]
+    maps = {"bits": _mean([bits for bits, _ in read])}
     if run.prior.context_maps:
-        maps["bits_told"] = _mean_of_ways(codes, lambda each: _bits_told(run, each, scan))
-    return maps | _pixel_maps(run, scan, codes["as it is"])
+        maps["bits_told"] = _mean([_as_it_is(way, _bits_told(run, each, scan))[0] for way, each in ways.items()])
+    return maps | _pixel_maps(run, scan, codes["as it is"], _mean([pictures for _, pictures in read]))
 
 
-def _bits(run: Run, codes: Tensor, scan: Split) -> Tensor:
-    return torch.cat(list(bits_of_maps(run.prior, codes, scan.known)))
+def _as_it_is(way: str, *maps: Tensor) -> tuple[Tensor, ...]:
+    """Maps of mirrored slices, reflected back."""
+    return tuple(each.flip(1) for each in maps) if way == "mirrored" else maps
+
+
+def _mean(maps: list[Tensor]) -> Tensor:
+    return sum(maps) / len(maps)
 
 
 def _bits_told(run: Run, codes: Tensor, scan: Split) -> Tensor:
@@ -71,32 +95,79 @@ def _bits_told(run: Run, codes: Tensor, scan: Split) -> Tensor:
     return bits.masked_fill((context[:, :1] < 0).flatten(1).all(1)[:, None, None], torch.nan)
 
 
-def _mean_of_ways(codes: Mapping[str, CodeMaps], bits: Callable[[Tensor], Tensor]) -> Tensor:
-    """Bits of the slices as they are and mirrored, those reflected back, on average."""
-    found = {way: bits(first_level(each)) for way, each in codes.items()}
-    return sum(each.flip(1) if way == "mirrored" else each for way, each in found.items()) / len(found)
-
-
-def _pixel_maps(run: Run, scan: Split, codes: CodeMaps) -> dict[str, Tensor]:
-    errors, foregrounds, f = [], [], run.vqvae.downsample
+def _pixel_maps(run: Run, scan: Split, codes: CodeMaps, pictures: Tensor) -> dict[str, Tensor]:
+    errors, foregrounds, residuals, surprises, f = [], [], [], [], run.vqvae.downsample
     for images, decoded in reconstructions(run.vqvae, scan, codes, run.frame):
         inside = run.frame.crop(images)
-        errors.append(F.avg_pool2d((run.frame.crop(decoded) - inside).abs(), f)[:, 0])
+        error = (run.frame.crop(decoded) - inside).abs()
+        errors.append(F.avg_pool2d(error, f)[:, 0])
         foregrounds.append(~first_of(run.vqvae).flat(inside)[:, 0])
-    return {"error": torch.cat(errors), "foreground": torch.cat(foregrounds).float()}
+        residuals.append(_blurred(error[:, 0], SMOOTH["residual"]))
+        start = sum(map(len, surprises))
+        surprises.append(_blurred(inside[:, 0] - pictures[start : start + len(inside)], SMOOTH["surprise"]))
+    return {
+        "error": torch.cat(errors),
+        "foreground": torch.cat(foregrounds).float(),
+        "residual": torch.cat(residuals),
+        "surprise": torch.cat(surprises),
+        "inner": inner_of(run.frame.crop(torch.from_numpy(np.array(scan.images)))),
+    }
 
 
-def standard(maps: Mapping[str, Tensor], usual: Mapping[str, tuple[Tensor, Tensor]], groups: np.ndarray) -> Tensor:
-    """How far slices lie from what held-out ones have at the same place, in standard deviations, the mean of the maps that say
-    where: `[S, h, w]`.
+def _blurred(maps: Tensor, sigma: float) -> Tensor:
+    """`[S, H, W]` -> `[S, H/2, W/2]`."""
+    smooth = ndimage.gaussian_filter(maps.numpy(), (0, sigma, sigma), truncate=3)
+    return torch.from_numpy(np.ascontiguousarray(smooth[:, ::STEP, ::STEP]))
 
-    usual: mean and standard deviation `[G, h, w]` by the name of the map. groups: `[S]`, of these, that the slices belong to.
+
+def inner_of(images: Tensor) -> Tensor:
+    """1 where a pixel lies deeper in the head than scalps and skulls do, else 0: `[S, H, W]` uint8 -> `[S, H/2, W/2]` float32."""
+    found = []
+    for head in heads_of(images[:, ::STEP, ::STEP].float()):
+        depth = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1]
+        found.append(depth > INNER * np.sqrt(head.sum()))
+    return torch.from_numpy(np.stack(found)).float()
+
+
+def standard(
+    maps: Mapping[str, Tensor],
+    usual: Mapping[str, tuple[Tensor, Tensor]],
+    groups: np.ndarray,
+    beside: np.ndarray | None = None,
+) -> Tensor:
+    """How far the inner parts of the heads lie from what held-out ones have at the same place: standard deviations of the
+    residual and of the surprise, and half of those that the bits lie above, added: `[S, H/2, W/2]`, 0 or more.
+
+    usual: mean and standard deviation `[G, ...]` by the name of the map. groups: `[S]`, of these, that the slices belong to.
+    beside: `[2, S]` the slices below and above each, -1 for none, with which the mean is taken; None: of each alone.
     """
-    rows, scores = torch.from_numpy(groups), []
-    for name in (name for name in PLACED if name in maps):
+    rows = torch.from_numpy(groups)
+
+    def score(name: str) -> Tensor:
         mean, spread = (each[rows] for each in usual[name])
-        scores.append(((maps[name] - mean) / spread).nan_to_num(0.0))
-    return sum(scores) / len(scores)
+        return (maps[name] - mean) / spread
+
+    costs = [score(name).nan_to_num(0.0) for name in OF_CODES if name in maps]
+    found = sum(score(name).abs() for name in OF_PIXELS)
+    found = found + OF_BITS * _at_size(_mean(costs).clamp(min=0), found.shape[1:])
+    if beside is not None:
+        found = _with_those_beside(found, torch.from_numpy(beside))
+    return found * maps["inner"]
+
+
+def _with_those_beside(maps: Tensor, beside: Tensor) -> Tensor:
+    """The mean of each map `[S, H, W]` and of those below and above it, as far as there are any: `beside` `[2, S]`."""
+    total, counts = maps, torch.ones(len(maps))
+    for side in beside:
+        there = (side >= 0).float()
+        total = total + maps[side.clamp(min=0)] * there[:, None, None]
+        counts = counts + there
+    return total / counts[:, None, None]
+
+
+def beside_of(scan: Split) -> np.ndarray:
+    """The slices below and above each of a scan's, `[2, S]`, -1 for none."""
+    return np.stack([scan.neighbours(-1), scan.neighbours(1)])
 
 
 def slice_scores(
@@ -104,9 +175,10 @@ def slice_scores(
     high: Mapping[str, Tensor],
     usual: Mapping[str, tuple[Tensor, Tensor]],
     groups: np.ndarray,
+    beside: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The `SCORES` of each slice, `[S]` float64, NaN where one is not known. high: the 98th percentiles, `[G, h, w]` by the name
-    of the map. usual, groups: as in `standard`."""
+    of the map. usual, groups, beside: as in `standard`."""
     foreground, rows = maps["foreground"], torch.from_numpy(groups)
     some = foreground.sum((1, 2)) > 0
     weights = foreground.where(some[:, None, None], torch.ones(()))  # all of a slice that is nothing but background
@@ -122,8 +194,7 @@ def slice_scores(
         scores[f"{name}_foreground"] = over_foreground(bits)
         beyond = (bits > high[name][rows].clamp(min=LEAST_BITS)).float() if name in maps else bits
         scores[above] = beyond.mean((1, 2)).where(~scores[name].isnan(), torch.nan)
-    pooled = F.avg_pool2d(standard(maps, usual, groups)[:, None], WIDE, 1, WIDE // 2)
-    scores["peak"] = pooled.flatten(1).amax(1)
+    scores["peak"] = standard(maps, usual, groups, beside).flatten(1).amax(1)
     return {name: scores[name].double().numpy() for name in SCORES}
 
 
@@ -136,7 +207,10 @@ def of_scan(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
     return found
 
 
-def pixels_of(maps: Tensor, factor: int) -> Tensor:
-    """Maps of codes as pictures of the frame: `[S, h, w]` -> `[S, h*f, w*f]`, smooth between the middles of codes."""
-    size = [side * factor for side in maps.shape[1:]]
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+def pixels_of(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps on a coarser grid as pictures of the frame: `[S, h, w]` -> `[S, height, width]`, smooth between the middles."""
+    return _at_size(maps, (height, width))
+
+
+def _at_size(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

@@ -109,7 +109,8 @@ def test_a_spoilt_slice_is_the_most_unusual_one_and_a_held_out_scan_is_not_compa
     images[5, 8:24, 10:30] = np.random.default_rng(0).integers(0, 255, (16, 20))
     spoilt = scorer.score(replace(scan, images=images))
     assert spoilt.unusual.argmax() == 5 and spoilt.unusual[5] > usual.unusual.max()
-    assert spoilt.percentiles["peak"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
+    assert spoilt.percentiles["error"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
+    assert spoilt.slices["peak"][5] > 1.5 * usual.slices["peak"].max()
     assert np.isnan(spoilt.slices["bits_told"]).all() == (not context)
     own = scorer.score(split.at(np.arange(SLICES)))
     assert own.known and not usual.known
