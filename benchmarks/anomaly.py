@@ -126,7 +126,7 @@ def autoencoder(run: Run, train: Split, s: Settings, out: Path) -> VQVAE:
     if path.exists():
         return load_model(path, VQVAE)
     seed_everything(s.seed, "autoencoder")
-    model = copy.deepcopy(first_of(run.vqvae)).to(memory_format=torch.channels_last).train()
+    model = copy.deepcopy(first_of(run.vqvae)).to(memory_format=torch.channels_last).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), AUTOENCODER_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, AUTOENCODER_RATE, max(s.steps, 2))
     rng = np.random.default_rng(s.seed)

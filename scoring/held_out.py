@@ -41,7 +41,7 @@ class HeldOut:
     """Held-out scans, measured.
 
     numbers: `[G]` the lowest slice number of each group. marks: `[M]` of the scans, `mark_of`.
-    high, mean, spread: `[C, G, h, w]` 98th percentile, mean and standard deviation of those of the maps `OF_CODES` that there are.
+    high, mean, spread: `[C, G, h, w]` 98th percentile, mean, standard deviation of the maps `OF_CODES` that there are.
     pixel_mean, pixel_spread: `[P, G, H/2, W/2]` of the maps `OF_PIXELS`.
     slices: `[R, len(SCORES)]` of all slices, of the groups slice_groups `[R]` and the scans slice_scans `[R]`.
     scans: `[M, len(SCORES)]`.
