@@ -27,7 +27,7 @@ RINGS = 32  # of equal depth down to the brain, that grey values are averaged ov
 PROFILED = 8  # slices, spread over the scan, whose rings are averaged
 SHIFT = 8  # small pixels that a scan may lie beside the mean one
 # a scan must lie beyond the farthest held-out one by a tenth, and so many standard deviations off
-MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.2, 3.0, 3.0, 3.0, 3.0, 3.0])
+MARGIN, SPREADS = 1.1, np.array([3.0, 3.0, 3.2, 4.0, 3.0, 3.0, 3.0, 3.0])
 FEW = 4.0  # spreads over M scans count as 1 + FEW / M of them: few say little of the rest
 RING = -0.3  # ln of a dark ring that is one
 IN_PLACE = 0.21  # how much more a head gains by being brought to the usual size, in correlation, if it is a smaller one
@@ -55,7 +55,7 @@ NAMES = (  # of the features of a scan, in this order
     "moved",  # pixels of the small slices that the scan lies beside the mean ones
     "in place",  # contrast as the scan is minus contrast brought to the usual size
 )
-LEAST = np.array([0.02, 0.01, 0.01, 0.05, 0.05, 0.05, 1.0, 0.1])  # by how much each must differ at least
+LEAST = np.array([0.02, 0.01, 0.01, 0.05, 0.05, 0.05, 2.0, 0.1])  # by how much each must differ at least
 
 
 @dataclass(frozen=True)

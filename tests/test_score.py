@@ -24,8 +24,9 @@ from scoring.scored import Scorer
 from scoring.unusual import HIGH, coded, maps_of
 from sources import DataOptions
 from sources import load as load_data
+from training import shipping
 from training.settings import Settings
-from utils import Run
+from utils import Run, load_run
 from vqvae import VQVAE
 
 
@@ -109,7 +110,7 @@ def test_a_spoilt_slice_is_the_most_unusual_one_and_a_held_out_scan_is_not_compa
     images[5, 8:24, 10:30] = np.random.default_rng(0).integers(0, 255, (16, 20))
     spoilt = scorer.score(replace(scan, images=images))
     assert spoilt.unusual.argmax() == 5 and spoilt.unusual[5] > usual.unusual.max()
-    assert spoilt.percentiles["error"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
+    assert spoilt.percentiles["bits"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
     assert spoilt.slices["peak"][5] > 1.5 * usual.slices["peak"].max()
     assert np.isnan(spoilt.slices["bits_told"]).all() == (not context)
     own = scorer.score(split.at(np.arange(SLICES)))
@@ -180,6 +181,19 @@ def test_score_writes_tables_maps_and_the_page_of_the_worst(run_folder, slices, 
     assert "what is usual, of" not in capsys.readouterr().out, "measured once"
     for name in ("scans.csv", "slices.csv", "maps/restored/case_007_slice_2.png"):
         assert (Path("first") / name).read_bytes() == (Path("second") / name).read_bytes(), name
+
+
+def test_weights_that_are_handed_on_bring_what_is_usual_along(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["shipping", "run", "to"])
+    shipping.main()
+    assert "held_out.safetensors" in capsys.readouterr().out
+    run = load_run(Path("to"))
+    held_out = load(Path("to") / HELD_OUT, run)
+    assert held_out is not None and len(held_out.marks) == 2
+    (Path("run") / "prior.safetensors").unlink()
+    shipping.main()
+    assert "note: without held_out.safetensors" in capsys.readouterr().out
+    assert not (Path("to") / HELD_OUT).exists(), "of other weights"
 
 
 def test_score_leaves_out_what_the_run_was_trained_on(run_folder, slices, capsys):

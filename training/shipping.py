@@ -2,11 +2,13 @@
 
     python -m training.shipping runs/oasis-f8 pretrained
 
-The folder then holds what `utils.load_run` and `train.py --init` need. Rounding moves a weight by up to one part in 2,048, and a
-few codes of slices with it, so scores of what was handed on are scores of those weights, not of the run's own.
+The folder then holds what `utils.load_run` and `train.py --init` need and, where the run's data is at hand, what is usual to these
+weights (`held_out.safetensors`, for `score.py`). Rounding moves a weight by up to one part in 2,048, and a few codes of slices with
+it, so scores of what was handed on are scores of those weights, not of the run's own.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 from common.cli import run_main
 from common.errors import UserError
 from common.files import hash_of, header_of, save_tensors, write_json
+from inference.run_data import holds_validation, load_data
+from scoring.held_out import HELD_OUT, measure, save
 from training.standing import LEAVES
 from utils import CODES, DETAIL_WEIGHTS, decoder_to_use, load_codec, load_run, read_config
 
@@ -38,6 +42,7 @@ def ship(run: Path, to: Path) -> list[Path]:
     load_run(run, decoder=decoder_to_use(run))
     to.mkdir(parents=True, exist_ok=True)
     shipped = []
+    (to / HELD_OUT).unlink(missing_ok=True)
     for name in (name for name in LEAVES.values() if name != CODES):  # in the order in which they were trained
         (to / name).unlink(missing_ok=True)
         if (run / name).exists():
@@ -49,6 +54,34 @@ def ship(run: Path, to: Path) -> list[Path]:
     write_json(to / "config.json", config | {"flags": config["flags"] | {"out": to.name}})
     load_run(to, decoder=decoder_to_use(to))
     return shipped
+
+
+@dataclass(frozen=True)
+class _AsTheRun:
+    """Data read as the run read it: what `inference.run_data.load_data` asks of a command line."""
+
+    data: str | None = None
+    split_file: str | None = None
+    table: str | None = None
+    split: str | None = None
+    cache: str = ".cache"
+
+
+def measure_usual(to: Path) -> Path:
+    """Measure the validation scans of the run's data by the weights in a folder; returns the file, in the folder.
+
+    Raises:
+        UserError: when the weights have no prior, or the data is not at hand or is another.
+    """
+    run = load_run(to)
+    if run.prior is None:
+        raise UserError(f"{to}: these weights have no prior")
+    data, _ = load_data(_AsTheRun(), run, to)
+    if not holds_validation(run, data):
+        raise UserError(f"{data.title} has not the run's validation split")
+    found = measure(run, data.splits["validate"], data.splits.get("train"), "measuring held-out scans")
+    save(to / HELD_OUT, found, run)
+    return to / HELD_OUT
 
 
 def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -69,6 +102,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise UserError("give two folders: python -m training.shipping RUN TO")
     shipped = ship(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        shipped.append(measure_usual(Path(sys.argv[2])))
+    except UserError as error:
+        print(f"note: without {HELD_OUT}, so score.py has to measure what is usual itself ({error})")
     size = sum(path.stat().st_size for path in shipped)
     print(f"{sys.argv[2]}: {', '.join(path.name for path in shipped)}, {size / 2**20:.1f} MiB")
 
