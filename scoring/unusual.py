@@ -139,7 +139,8 @@ def standard(
     residual and of the surprise, and half of those that the bits lie above, added: `[S, H/2, W/2]`, 0 or more.
 
     usual: mean and standard deviation `[G, ...]` by the name of the map. groups: `[S]`, of these, that the slices belong to.
-    beside: `[2, S]` the slices below and above each, -1 for none, with which the mean is taken; None: of each alone.
+    beside: `[2, S]` the slices below and above each, -1 for none, with which the mean is taken, in which the
+    slice itself counts twice; None: of each alone.
     """
     rows = torch.from_numpy(groups)
 
@@ -156,8 +157,8 @@ def standard(
 
 
 def _with_those_beside(maps: Tensor, beside: Tensor) -> Tensor:
-    """The mean of each map `[S, H, W]` and of those below and above it, as far as there are any: `beside` `[2, S]`."""
-    total, counts = maps, torch.ones(len(maps))
+    """The mean of each map `[S, H, W]`, twice, and of those below and above it, as far as there are any: `beside` `[2, S]`."""
+    total, counts = 2 * maps, torch.full((len(maps),), 2.0)
     for side in beside:
         there = (side >= 0).float()
         total = total + maps[side.clamp(min=0)] * there[:, None, None]

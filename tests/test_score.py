@@ -19,9 +19,10 @@ from inference.run_data import content_of
 from models.marginal import positional_marginal
 from models.neighbours import ABOVE, BELOW, told_a_side
 from pixelcnn import NUMBER, GatedPixelCNN
+from scoring.expected import expected
 from scoring.held_out import HELD_OUT, Pool, load, measure, save
 from scoring.scored import Scorer
-from scoring.unusual import HIGH, coded, maps_of
+from scoring.unusual import HIGH, beside_of, coded, maps_of, standard
 from sources import DataOptions
 from sources import load as load_data
 from training import shipping
@@ -86,6 +87,54 @@ def test_percentiles_of_a_place_leave_out_the_scan_that_they_are_about():
     assert (pool.high("bits")[2] > pool.high("bits", 3)[2]).all()
 
 
+def test_what_the_prior_expects_is_painted_from_what_lies_before(monkeypatch):
+    """A prior that is sure of every code expects the reconstruction; one that knows nothing, the picture of the mean code."""
+    run, scan = small_run(), scans(range(1)).at(np.arange(2))
+    codes = coded(run, scan)["as it is"].long()
+
+    def sure(codes: torch.Tensor, conditions=None) -> torch.Tensor:
+        return 50 * torch.nn.functional.one_hot(codes, 16).permute(0, 3, 1, 2).float()
+
+    monkeypatch.setattr(run.prior, "forward", sure)
+    bits, pictures = expected(run, codes, scan.known)
+    assert torch.allclose(pictures, run.vqvae.decode(codes)[:, 0], atol=1e-5) and bits.max() < 1e-3
+    monkeypatch.setattr(run.prior, "forward", lambda codes, conditions=None: torch.zeros(2, 16, *codes.shape[1:]))
+    bits, pictures = expected(run, codes, scan.known)
+    mean = run.vqvae.quantizer.codebook.mean(0)[None, :, None, None].expand(2, -1, *codes.shape[1:])
+    assert torch.allclose(pictures, run.vqvae.decoder(mean)[:, 0].clamp(0, 1), atol=1e-5)
+    assert torch.allclose(bits, torch.full_like(bits, 4.0))
+
+
+def test_the_map_is_of_the_inner_head_and_a_slice_counts_twice_what_those_beside_it_do():
+    run, split = small_run(), scans(range(4))
+    scan = scans(range(8, 9))
+    maps, usual = maps_of(run, scan, coded(run, scan)), measure(run, split).usual
+    inner = maps["inner"].bool()
+    assert 0.1 < inner.float().mean() < 0.9 and not inner[:, 0].any() and inner[6, 8, 10]
+    found = standard(maps, usual, np.arange(SLICES), beside_of(scan))
+    alone = standard(maps, usual, np.arange(SLICES))
+    assert not found[~inner].any() and (found >= 0).all()
+    here = inner[4:7].all(0)
+    assert torch.allclose(found[5][here], ((alone[4] + 2 * alone[5] + alone[6]) / 4)[here], atol=1e-5)
+    here = inner[:2].all(0)
+    assert torch.allclose(found[0][here], ((2 * alone[0] + alone[1]) / 3)[here], atol=1e-5)
+
+
+def test_what_is_usual_of_pixels_is_their_mean_and_the_widest_spread_nearby():
+    rng = torch.Generator().manual_seed(0)
+    maps = [{"residual": torch.rand(6, 8, 10, generator=rng) + 5 * (index == 3)} for index in range(20)]
+    pool = Pool(maps, [np.arange(6)] * 20, 6, symmetric=True)
+    for without in (None, 3):
+        kept = torch.stack([each["residual"] for index, each in enumerate(maps) if index != without])
+        near = kept[:, 1:4].flatten(0, 1)  # of group 2 and those beside it
+        near = torch.cat([near, near.flip(1)])
+        mean, spread = pool.usual("residual", without)
+        assert torch.allclose(mean[2], near.mean(0), atol=1e-6)
+        widest = near.std(0, correction=0)[2:7, 3:8].max()
+        assert widest < spread[2, 4, 5] < 2.1 * widest
+    assert pool.usual("residual")[0][2].mean() > pool.usual("residual", 3)[0][2].mean() + 0.2
+
+
 def test_what_is_usual_is_kept_with_the_weights_that_measured_it(tmp_path):
     run, split = small_run(), scans(range(4))
     held_out = measure(run, split, scans(range(4, 8)))
@@ -110,8 +159,8 @@ def test_a_spoilt_slice_is_the_most_unusual_one_and_a_held_out_scan_is_not_compa
     images[5, 8:24, 10:30] = np.random.default_rng(0).integers(0, 255, (16, 20))
     spoilt = scorer.score(replace(scan, images=images))
     assert spoilt.unusual.argmax() == 5 and spoilt.unusual[5] > usual.unusual.max()
-    assert spoilt.percentiles["bits"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
-    assert spoilt.slices["peak"][5] > 1.5 * usual.slices["peak"].max()
+    assert spoilt.percentiles["above"][5] == 100 and spoilt.scan_unusual > usual.scan_unusual
+    assert spoilt.slices["peak"].argmax() == 5 and spoilt.slices["peak"][5] > 1.2 * usual.slices["peak"].max()
     assert np.isnan(spoilt.slices["bits_told"]).all() == (not context)
     own = scorer.score(split.at(np.arange(SLICES)))
     assert own.known and not usual.known

@@ -2,9 +2,9 @@
 
     python -m training.shipping runs/oasis-f8 pretrained
 
-The folder then holds what `utils.load_run` and `train.py --init` need and, where the run's data is at hand, what is usual to these
-weights (`held_out.safetensors`, for `score.py`). Rounding moves a weight by up to one part in 2,048, and a few codes of slices with
-it, so scores of what was handed on are scores of those weights, not of the run's own.
+The folder then holds what `utils.load_run` and `train.py --init` need and, where the run's data is at hand, what is usual to
+these weights (`held_out.safetensors`, for `score.py`). Rounding moves a weight by up to one part in 2,048, and a few codes of
+slices with it, so scores of what was handed on are scores of those weights, not of the run's own.
 """
 
 import sys
