@@ -44,6 +44,12 @@ from sources import load as load_data  # noqa: E402
 from utils import Run, load_run, run_folder  # noqa: E402
 from vqvae import VQVAE  # noqa: E402
 
+WHITE = {
+    "score.py": 16.0,
+    "VQ-VAE error": 0.1,
+    "autoencoder error": 0.1,
+    "z-score": 8.0,
+}  # what is white in the picture
 SIMPLE = ("VQ-VAE error", "autoencoder error", "z-score")
 LEAST_SPREAD = 0.02  # grey values of 1, added to the standard deviation of a pixel
 AUTOENCODER_RATE = 3e-4
@@ -90,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     np.savez_compressed(temporary.open("wb"), **found)
             progress.update(1)
     report(out, conditions, len(scans), s)
-    picture(Scorer(run, halves[1], Recipe(s.restore, seed=s.seed)), simple, validate.at(scans[0]), s.seed, out)
+    picture(Scorer(run, halves[1], Recipe(s.restore, seed=s.seed)), simple, validate.at(scans[0]), kinds, s.seed, out)
 
 
 # --------------------------------------------------------------------------- what scores are made of
@@ -226,7 +232,7 @@ def report(out: Path, conditions: Sequence[tuple[str, int]], count: int, s: Sett
     """Tables of AUROC over slices and average precision over voxels, as Markdown and JSON."""
     files = [np.load(out / f"scan_{index:03d}.npz") for index in range(count)]
     names = list(dict.fromkeys(key.split("|")[1] for key in files[0].files))
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for of, score in (("slices", "auroc"), ("voxels", "average_precision")):
         for kind, size in conditions:
             for name in names:
@@ -236,36 +242,36 @@ def report(out: Path, conditions: Sequence[tuple[str, int]], count: int, s: Sett
                         Marked(str(i), *(file[f"{key}|{which}"] for which in ("values", "marked", "rest")))
                         for i, file in enumerate(files)
                     ]
-                    found.setdefault(f"{of}: {score}", {}).setdefault(f"{kind}, {size}", {})[name] = agreement(scans)[
-                        score
-                    ]
+                    table = found.setdefault(f"{of}: {score}", {}).setdefault(f"{kind}, {size}", {})
+                    table[name] = {key: each for key, each in agreement(scans).items() if key.startswith(score)}
     lines = [f"{count} validation scans, seed {s.seed}, {s.restore} restorations, autoencoder of {s.steps} steps"]
     for title, table in found.items():
         shown = [name for name in names if any(name in row for row in table.values())]
         lines += ["", f"| {title} | {' | '.join(shown)} |", f"|---|{'--:|' * len(shown)}"]
         for condition, row in table.items():
-            lines.append(f"| {condition} | {' | '.join(f'{row[name]:.3f}' if name in row else '' for name in shown)} |")
+            score = title.split(": ")[1]
+            cells = (f"{row[name][score]:.3f}" if name in row else "" for name in shown)
+            lines.append(f"| {condition} | {' | '.join(cells)} |")
     write_json(out / "anomaly.json", found)
     write_text(out / "report.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-def picture(scorer: Scorer, simple: Simple, scan: Split, seed: int, out: Path) -> None:
+def picture(scorer: Scorer, simple: Simple, scan: Split, kinds: Sequence[str], seed: int, out: Path) -> None:
     """A slice with each kind of anomaly, and all maps of it."""
     rows: dict[str, list[np.ndarray]] = {}
     place, crop = Scan(scan.images[:].astype(np.float32) / 255), scorer.run.frame.crop
-    for kind in KINDS:
+    for kind in kinds:
         rng = np.random.default_rng(derive_seed(seed, "plant", kind, 16, scan.names[0]) % 2**32)
-        planted = plant(kind, place, rng, 16)
-        some, middle = with_planted(scan, planted)
+        some, middle = with_planted(scan, plant(kind, place, rng, 16))
         index = int(np.flatnonzero(some.numbers == scan.numbers[middle])[0])
         maps, _ = all_maps(scorer, simple, some)
         rows.setdefault("slice", []).append(crop(some.batch(np.array([index])))[0, 0].numpy())
         for name, each in maps.items():
-            highest = float(each.flatten().quantile(0.999)) if each.numel() < 2**24 else float(each.max())
-            rows.setdefault(name, []).append((each[index] / max(highest, 1e-9)).clamp(0, 1).numpy())
+            rows.setdefault(name, []).append((each[index] / WHITE[name]).clamp(0, 1).numpy())
+    whites = ", ".join(f"{name} {white:g}" for name, white in WHITE.items())
     shown = [(name, np.stack(each)) for name, each in rows.items()]
-    rows_of_slices(shown, out / "anomaly.png", "Planted anomalies and maps of them, each scaled by itself", list(KINDS))
+    rows_of_slices(shown, out / "anomaly.png", f"Planted anomalies and maps of them; white: {whites}", list(kinds))
 
 
 if __name__ == "__main__":

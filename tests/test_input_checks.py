@@ -1,7 +1,11 @@
 """What is wrong with the input is said in words, and of usual scans nothing is."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from dataset import Split
@@ -80,3 +84,37 @@ def test_nothing_is_said_of_usual_scans_and_of_mirrored_ones(usual):
     for seed in range(40, 46):
         images = head(seed) if seed % 2 else np.ascontiguousarray(head(seed)[:, ::-1])
         assert not findings(features_of(images, GROUPS, template), held_out)
+
+
+def test_the_benchmark_counts_what_is_found(tmp_path, monkeypatch, capsys):
+    """A way that changes nothing is never found, and a turned scan always is."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import wrong_input
+
+    for split, seeds in (("train", range(16)), ("validate", range(16, 26))):
+        folder = tmp_path / f"keras_png_slices_{split}"
+        folder.mkdir()
+        for seed in seeds:
+            for number, pixels in enumerate(head(seed)):
+                Image.fromarray(pixels).save(folder / f"case_{seed:03d}_slice_{number}.nii.png")
+    ways = {
+        name: wrong_input.WRONG[name] for name in ("rotated by 90 degrees", "grey values reversed", "half as bright")
+    }
+    monkeypatch.setattr(wrong_input, "WRONG", ways | {"as it is": ("rotated", lambda images: images)})
+    monkeypatch.setattr(wrong_input, "MEAN_SCANS", 12)
+    flags = [
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--subjects",
+        "4",
+    ]
+    wrong_input.main(flags)
+    counts = json.loads((tmp_path / "out" / "wrong_input.json").read_text())["counts"]
+    assert counts["false alarms, validation scans"] == [0, 10] and counts["false alarms, training scans"] == [0, 4]
+    assert counts["rotated by 90 degrees"] == counts["half as bright"] == [4, 4]
+    assert counts["as it is"] == [0, 4]
+    assert "| rotated by 90 degrees | 4 of 4 |" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """How usual scans are: maps, held-out scans to compare with, restorations, and what score.py writes."""
 
 import csv
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -265,3 +266,24 @@ def test_what_a_user_gets_wrong_is_said_in_a_sentence(run_folder, flags, message
     with pytest.raises(UserError, match=message):
         score.main(["--run", "run", *flags])
     assert not Path("scores").exists()
+
+
+def test_planted_anomalies_are_scored_beside_simple_scores(run_folder, slices, monkeypatch):
+    """On slices too small for what needs a place in the brain: what changes a slice, and a wedge."""
+    monkeypatch.syspath_prepend(str(Path(score.__file__).parent / "benchmarks"))
+    import anomaly
+
+    kinds = "missing wedge,slice of another position,intensity scale"
+    asked = ["--run", "run", "--data", str(slices), "--kinds", kinds, "--steps", "2", "--batch", "2", "--out", "out"]
+    monkeypatch.setattr(anomaly, "spread_over", lambda count, most: np.arange(count))
+    anomaly.main(asked)
+    found = json.loads(Path("out/anomaly.json").read_text())
+    assert found["slices: auroc"]["missing wedge, 16"]["score.py"]["auroc"] > 0.9
+    assert list(found["voxels: average_precision"]) == ["missing wedge, 16"], "what has no place has no voxels"
+    assert Path("out/anomaly.png").exists()
+    before = Path("out/report.md").read_text()
+    monkeypatch.setattr(anomaly, "score_planted", None)
+    anomaly.main(asked)
+    assert Path("out/report.md").read_text() == before, "what was scored is kept"
+    with pytest.raises(UserError, match="--kinds a stroke: expected some of"):
+        anomaly.main([*asked[:4], "--kinds", "a stroke"])
