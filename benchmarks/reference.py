@@ -40,7 +40,7 @@ OWN_RATE = 0.002
 OTHER_RATES = (0.001, 0.0005, 0.0002)
 SCORE_EVERY = 60.0  # seconds of training between scores
 SCORED = 140  # validation slices of those scores, spread evenly; what passes there is scored on the whole split
-HOPELESS_SECONDS = 600.0  # with one code in use and a loss that does not fall, after which a training is given up
+HOPELESS_SECONDS = 1800.0  # with one code and a loss that does not fall before a training is given up; some need 600
 PUBLISHED = (  # SSIM of grids of the validation split that its training notebook prints after each epoch
     *(0.524, 0.734, 0.815, 0.856, 0.887, 0.886, 0.893, 0.901, 0.905, 0.907),
     *(0.914, 0.915, 0.92, 0.92, 0.92, 0.92, 0.919, 0.923, 0.927, 0.929),

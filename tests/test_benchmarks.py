@@ -178,7 +178,8 @@ def test_a_reference_is_given_up_only_when_it_has_one_code_and_gets_no_better(lo
     bench = load("reference")
 
     def curve(losses: list[float], codes: int = 1) -> list[dict[str, float]]:
-        return [{"seconds": 120.0 * i, "loss": loss, "codes_used": codes} for i, loss in enumerate(losses)]
+        step = bench.HOPELESS_SECONDS / 5
+        return [{"seconds": step * i, "loss": loss, "codes_used": codes} for i, loss in enumerate(losses)]
 
     assert bench.beyond_hope(curve([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.5]))
     assert not bench.beyond_hope(curve([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5]))
