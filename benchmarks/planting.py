@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, signal
 
 FOREGROUND = 16 / 255
 RIM = 18  # pixels from the head's outline to the brain, about
 TISSUE = 0.6  # grey values of the brain's median that fluid does not reach
 ALL = 0.95  # of a sphere's voxels that have to be tissue before
-TRIES = 200  # places tried for one
 AWAY = 12  # slice numbers from which a slice of another position comes, at least
 SOFT = 0.7  # standard deviation in pixels that the border of a sphere is blurred with
 
@@ -60,17 +59,17 @@ class Scan:
         return self.images > TISSUE * np.median(self.images[self.depth > RIM])
 
     def place_in_tissue(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """The distance of every pixel from the middle of a sphere of which nearly all is tissue; of `TRIES` places the first, or
-        the one with the most."""
-        best, distance = -1.0, None
-        for _ in range(TRIES):
-            _, tried = self.place(rng, size)
-            share = float(self.tissue[tried <= size / 2].mean())
-            if share > best:
-                best, distance = share, tried
-            if best >= ALL:
-                break
-        return distance
+        """The distance of every pixel from the middle of a sphere that lies in the brain and nearly all of which is tissue; where
+        there is no such place, from that of the one with the most."""
+        reach = np.arange(-(size // 2), size // 2 + 1)
+        ball = (np.hypot(np.hypot(reach[:, None, None], reach[:, None]), reach) <= size / 2).astype(np.float32)
+        within = np.ones_like(self.images)
+        share = _sums(self.tissue.astype(np.float32), ball) / _sums(within, ball)  # of what lies in these slices
+        share = np.where(self.depth > RIM + size / 2, share, -1)
+        places = np.argwhere(share >= min(ALL, share.max()))
+        if share.max() < 0:
+            raise ValueError(f"no place for a sphere of {size} pixels in these slices")
+        return self._distance(places[rng.integers(len(places))])
 
     def place(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The middle of a sphere that lies in the brain, (slice, row, column), and the distance of every pixel from it."""
@@ -78,10 +77,18 @@ class Scan:
         if not len(places):
             raise ValueError(f"no place for a sphere of {size} pixels in these slices")
         middle = places[rng.integers(len(places))]
+        return middle, self._distance(middle)
+
+    def _distance(self, middle: np.ndarray) -> np.ndarray:
         grid = np.meshgrid(
             *(np.arange(length, dtype=np.float32) for length in self.images.shape), indexing="ij", sparse=True
         )
-        return middle, np.sqrt(sum((axis - at) ** 2 for axis, at in zip(grid, middle)))
+        return np.sqrt(sum((axis - at) ** 2 for axis, at in zip(grid, middle)))
+
+
+def _sums(values: np.ndarray, ball: np.ndarray) -> np.ndarray:
+    """Of the values within the ball about each place."""
+    return signal.fftconvolve(values, ball, mode="same").clip(1e-6)
 
 
 def plant(kind: str, scan: Scan, rng: np.random.Generator, size: int = 16) -> Planted:
