@@ -66,7 +66,7 @@ class Settings:
         0, "Draw unlikely codes anew, so many times a slice, and write the difference as a map; 0: do not."
     )
     threshold: float = flag(
-        Recipe.threshold, "Bits above which a code is drawn anew, or the 98th percentile there if more."
+        Recipe.threshold, "Standard deviations, on the map of what is unusual, from which a code is drawn anew."
     )
     sharpness: float = flag(
         Recipe.sharpness, "How much more restorations count that stay near to the slice; 0: all alike."

@@ -66,11 +66,18 @@ class Settings:
     kinds: str = flag(",".join(KINDS), "Kinds of anomalies, separated by commas.")
     sizes: str = flag("4,8,12,16,20", "Diameters of what is local, in pixels.")
     restore: int = flag(0, "Restorations of each slice; 0: the map of standard deviations.")
+    threshold: float = flag(Recipe.threshold, "As in score.py.")
+    sharpness: float = flag(Recipe.sharpness, "As in score.py.")
+    smooth: int = flag(Recipe.smooth, "As in score.py.")
     steps: int = flag(500, "Steps that the autoencoder without codes is trained for.")
     batch: int = flag(8, "Slices a step.")
     seed: int = flag(0, "Seed of everything random.")
     out: str = flag("runs/anomaly", "Folder for what was found.")
     cache: str = flag(".cache", "Folder for decoded slices.")
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.restore, self.threshold, self.sharpness, self.smooth, self.seed)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scans = list(scans_of(validate))
     scans = [scans[index] for index in spread_over(len(scans), s.subjects)]
     simple = Simple(run.frame, autoencoder(run, train, s, out), *mean_slices(train, run.frame))
+    s.recipe.check()
     unknown = set(s.kinds.split(",")) - set(KINDS)
     require(not unknown, f"--kinds {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
     kinds = s.kinds.split(",")
@@ -90,13 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for index, indices in enumerate(scans):
             path = out / f"scan_{index:03d}.npz"
             if not path.exists():
-                scorer = Scorer(run, halves[1 - index % 2], Recipe(s.restore, seed=s.seed))
+                scorer = Scorer(run, halves[1 - index % 2], s.recipe)
                 found = score_planted(scorer, simple, validate.at(indices), conditions, s.seed)
                 with replacing(path) as temporary:
                     np.savez_compressed(temporary.open("wb"), **found)
             progress.update(1)
     report(out, conditions, len(scans), s)
-    picture(Scorer(run, halves[1], Recipe(s.restore, seed=s.seed)), simple, validate.at(scans[0]), kinds, s.seed, out)
+    picture(Scorer(run, halves[1], s.recipe), simple, validate.at(scans[0]), kinds, s.seed, out)
 
 
 # --------------------------------------------------------------------------- what scores are made of

@@ -4,10 +4,11 @@
     restored.map        # [S, H, W]: how far the slices lie from their restorations
     restored.nearest    # [S, H, W]: the restoration that stays nearest to each slice
 
-The recipe is that of Marimont and Tarroni (arXiv 2012.06765) for the MOOD challenge: codes that are less likely than a threshold
-are drawn anew, several times; the absolute difference of the slice from its restorations, a mean weighted by how near each
-stays, is the map; its minimum over 3x3 pixels takes edges away that no decoder paints, a mean makes it smooth. Here the prior is
-told the neighbouring slice too, without that one's own unlikely codes.
+The recipe is that of Marimont and Tarroni (arXiv 2012.06765) for the MOOD challenge: unlikely codes are drawn anew, several
+times; the absolute difference of the slice from its restorations, a mean weighted by how near each stays, is the map; its minimum
+over 3x3 pixels takes edges away that no decoder paints, a mean makes it smooth. Here the prior is told the neighbouring slice too,
+without that one's own unlikely codes. They take the codes that cost more bits than a threshold; `score.py` those where its map of
+what is unusual lies above one, since bits alone say little of what is small (docs/score.md).
 """
 
 import math
@@ -36,12 +37,13 @@ EDGES = 3  # pixels a side of the minimum
 class Recipe:
     """How slices are restored.
 
-    times: restorations of each slice. threshold: bits above which a code is drawn anew, at least. sharpness: of the weights,
+    times: restorations of each slice. threshold: standard deviations on the map of what is unusual (`scoring.unusual.standard`)
+    from which a code is drawn anew. sharpness: of the weights,
     which are exp(sharpness / d) for a mean absolute difference of d. smooth: pixels a side of the mean. seed: of the draws.
     """
 
     times: int = 0
-    threshold: float = 7.0
+    threshold: float = 6.0
     sharpness: float = 0.3
     smooth: int = 7
     seed: int = 0
@@ -51,7 +53,7 @@ class Recipe:
         require(0 <= self.times <= 64, f"--restore is {self.times}; expected 0 to 64 times")
         require(
             self.threshold >= 0 and math.isfinite(self.threshold),
-            f"--threshold is {self.threshold:g}; expected bits, 0 or more",
+            f"--threshold is {self.threshold:g}; expected standard deviations, 0 or more",
         )
         require(
             self.sharpness >= 0 and math.isfinite(self.sharpness),

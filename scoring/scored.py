@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dataset import Split
 from inference.restoring import Recipe, Restored, restore
-from models.codes import CodeMaps
+from models.codes import CodeMaps, first_level
 from scoring.held_out import HeldOut
 from scoring.input_checks import features_of, findings
 from scoring.unusual import beside_of, coded, maps_of, of_scan, pixels_of, slice_scores, standard
@@ -65,9 +65,9 @@ class Scorer:
         maps = maps_of(self.run, scan, codes)
         high, usual, beside = self.held_out.highs, self.held_out.usual, beside_of(scan)
         slices = slice_scores(maps, high, usual, groups, beside) if own is None else self.held_out.scores_of(own)
-        whole = of_scan(slices)
+        whole, unusual = of_scan(slices), standard(maps, usual, groups, beside)
         return Scored(
-            maps | {"standard": standard(maps, usual, groups, beside)},
+            maps | {"standard": unusual},
             slices,
             self.held_out.percentiles(slices, groups, own),
             self.held_out.unusual(slices, groups, own),
@@ -76,19 +76,14 @@ class Scorer:
             self.held_out.scan_unusual(whole, own),
             self._findings(scan, groups, own),
             own is not None,
-            self._restored(scan, codes["as it is"], maps, high, groups) if self.recipe.times else None,
+            self._restored(scan, codes["as it is"], unusual) if self.recipe.times else None,
         )
 
     def _findings(self, scan: Split, groups: np.ndarray, own: int | None) -> list[str]:
         features, others = features_of(scan.images, groups, self.held_out.mean_slices), self.held_out.features.numpy()
         return findings(features, others if own is None else np.delete(others, own, 0))
 
-    def _restored(
-        self, scan: Split, codes: CodeMaps, maps: Mapping[str, Tensor], high: Mapping[str, Tensor], groups: np.ndarray
-    ) -> Restored:
-        """The slices with codes drawn anew where they cost more than the threshold, and more than 98 % of the held-out ones."""
-        rows = torch.from_numpy(groups)
-        unlikely = torch.zeros_like(maps["bits"], dtype=torch.bool)
-        for name, each in high.items():
-            unlikely |= maps[name] > each[rows].clamp(min=self.recipe.threshold)
+    def _restored(self, scan: Split, codes: CodeMaps, unusual: Tensor) -> Restored:
+        """The slices with codes drawn anew where the map `standard` passes the threshold anywhere in their patch."""
+        unlikely = F.adaptive_max_pool2d(unusual, first_level(codes).shape[1:]) > self.recipe.threshold
         return restore(self.run, scan, codes, unlikely, self.recipe)
