@@ -6,9 +6,9 @@
 
 The recipe is that of Marimont and Tarroni (arXiv 2012.06765) for the MOOD challenge: unlikely codes are drawn anew, several
 times; the absolute difference of the slice from its restorations, a mean weighted by how near each stays, is the map; its minimum
-over 3x3 pixels takes edges away that no decoder paints, a mean makes it smooth. Here the prior is told the neighbouring slice too,
-without that one's own unlikely codes. They take the codes that cost more bits than a threshold; `score.py` those where its map of
-what is unusual lies above one, since bits alone say little of what is small (docs/score.md).
+over 3x3 pixels takes edges away that no decoder paints, a mean makes it smooth. The prior is told the neighbouring slice too,
+without that one's own unlikely codes. Theirs are the codes that cost more bits than a threshold; those of
+`score.py` lie where its map of what is unusual lies above one, since bits alone say little of what is small (docs/score.md).
 """
 
 import math
@@ -43,7 +43,7 @@ class Recipe:
     """
 
     times: int = 0
-    threshold: float = 6.0
+    threshold: float = 4.5
     sharpness: float = 0.3
     smooth: int = 7
     seed: int = 0
