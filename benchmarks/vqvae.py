@@ -134,7 +134,7 @@ def train_all(settings: Settings, results: Results) -> None:
     add("ours_brief", brief)
     if settings.arithmetic != "float32":
         add("ours_float32", train_ours(replace(settings, precision="float32"), data, BRIEF_SLICES, 1))
-    slices_a_second = BRIEF_SLICES / brief["seconds"]
+    slices_a_second = BRIEF_SLICES / max(brief["seconds"], 0.1)
     epochs = max(1, int(settings.minutes * 60 * slices_a_second / len(data.splits["train"])))
     add("ours", train_ours(settings, data, len(data.splits["train"]), epochs))
     train_monai(settings, results)
