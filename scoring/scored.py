@@ -17,7 +17,7 @@ from inference.restoring import Recipe, Restored, restore
 from models.codes import CodeMaps, first_level
 from scoring.held_out import HeldOut
 from scoring.input_checks import features_of, findings
-from scoring.unusual import beside_of, coded, maps_of, of_scan, pixels_of, slice_scores, standard
+from scoring.unusual import at_size, beside_of, coded, maps_of, of_scan, slice_scores, standard
 from utils import Run
 
 
@@ -43,7 +43,7 @@ class Scored:
 
     def pixels(self, run: Run, name: str) -> Tensor:
         """A map as whole slices, `[S, H, W]` float32; zeros where nothing is known."""
-        return run.frame.pad(pixels_of(self.maps[name].nan_to_num(0.0), run.frame.height, run.frame.width))
+        return run.frame.pad(at_size(self.maps[name].nan_to_num(0.0), run.frame.height, run.frame.width))
 
     def anomaly(self, run: Run) -> Tensor:
         """The map that is held against masks, `[S, H, W]`: that of the restorations where it was asked for, else "standard"."""

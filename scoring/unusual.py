@@ -150,7 +150,7 @@ def standard(
 
     costs = [score(name).nan_to_num(0.0) for name in OF_CODES if name in maps]
     found = sum(score(name).abs() for name in OF_PIXELS)
-    found = found + OF_BITS * _at_size(_mean(costs).clamp(min=0), found.shape[1:])
+    found = found + OF_BITS * at_size(_mean(costs).clamp(min=0), *found.shape[1:])
     if beside is not None:
         found = _with_those_beside(found, torch.from_numpy(beside))
     return found * maps["inner"]
@@ -208,10 +208,6 @@ def of_scan(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
     return found
 
 
-def pixels_of(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps on a coarser grid as pictures of the frame: `[S, h, w]` -> `[S, height, width]`, smooth between the middles."""
-    return _at_size(maps, (height, width))
-
-
-def _at_size(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+def at_size(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps on a coarser grid as pictures: `[S, h, w]` -> `[S, height, width]`, smooth between the middles."""
+    return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
