@@ -384,3 +384,17 @@ def test_anomalies_are_planted_where_their_masks_say(load):
         if planted.mask is not None:
             near = np.stack([ndimage.binary_dilation(mask, iterations=4) for mask in planted.mask])
             assert changed[planted.mask].mean() > 0.2 and not (changed & ~near & head).any(), kind
+
+
+def test_spheres_take_the_place_of_tissue(load):
+    """In a head of which half is fluid."""
+    load("anomaly")
+    import planting
+
+    rows, columns = np.mgrid[:160, :160]
+    head = np.hypot(rows - 80, columns - 80) < 75
+    images = np.repeat(np.where(head, np.where(columns < 76, 0.1, 0.5), 0)[None], 8, 0).astype(np.float32)
+    scan = planting.Scan(images)
+    for seed in range(8):
+        planted = planting.plant("dark sphere", scan, np.random.default_rng(seed), 10)
+        assert (images[planted.mask] == 0.5).mean() >= planting.ALL - 0.01

@@ -186,6 +186,19 @@ def test_restorations_keep_what_is_likely_and_are_drawn_from_the_seed():
     assert restored.map.shape == restored.nearest.shape == (3, *SIZE)
 
 
+def test_codes_are_drawn_anew_where_the_map_passes_the_threshold_and_nowhere_else():
+    run, split = small_run(), scans(range(4))
+    scan, held_out = scans(range(8, 9)), measure(run, split)
+    codes = coded(run, scan)["as it is"]
+    unusual = Scorer(run, held_out).score(scan).maps["standard"]
+    high = float(unusual.quantile(0.98))
+    there = torch.nn.functional.adaptive_max_pool2d(unusual, codes.shape[1:]) > high
+    drawn = Scorer(run, held_out, Recipe(4, threshold=high)).score(scan).restored.codes != codes[:, None]
+    assert drawn.any() and not (drawn & ~there[:, None]).any()
+    beyond = Recipe(2, threshold=float(unusual.max()) + 1)
+    assert torch.equal(Scorer(run, held_out, beyond).score(scan).restored.codes[:, 0], codes.long())
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path, slices: Path, monkeypatch) -> Path:
     """A run of untrained networks on the slices of the tests."""
