@@ -29,7 +29,7 @@ from reporting import report
 from scoring.case import FULL, QUICK, Case
 from scoring.evaluation import evaluate_split
 from sources.scans import FORMATS
-from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, with_sharp_decoder
+from utils import PRETRAINED, Run, decoder_to_use, load_run, read_codes, run_folder, save_codes, with_sharp_decoder
 
 MOST_HEADS = 100  # drawn at once, and held in memory
 
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     decoder = decoder_to_use(folder, settings.decoder)
     own = is_own(run, data)
     kept = results_folder(folder, None if own else data)
-    codes = known_codes(folder, run, data, own)
+    codes = known_codes(folder, kept, run, data, own)
     trained_here = own or holds_training(run, data)
     case = Case(run, data, name, codes, effort, settings.seed, kept / "images", sharp, decoder, notes, trained_here)
     scores = {name: evaluate_split(case)}
@@ -140,13 +140,22 @@ def results_folder(folder: Path, other: Dataset | None) -> Path:
     return kept if other is None else kept / "other_data" / other.title
 
 
-def known_codes(folder: Path, run: Run, data: Dataset, own: bool) -> dict[str, Tensor]:
-    """The code maps that the run left, those of its training split alone where the data is not its `own`; where it left none, as
-    the weights that come with the toolkit, those of the training split of its own data."""
+def known_codes(folder: Path, kept: Path, run: Run, data: Dataset, own: bool) -> dict[str, Tensor]:
+    """The code maps that the run left, those of its training split alone where the data is not its `own`. Where it left none, as
+    the weights that come with the toolkit, those of the training split of its own data, which stay in `kept` for the next time.
+    """
     codes = read_codes(folder)
     if codes:
         return codes if own else {name: codes[name] for name in ("train", "train_mirrored")}
-    return encode_splits(run.vqvae, data, run.frame, "train") if own and "train" in data.splits else {}
+    if not own or "train" not in data.splits:
+        return {}
+    if kept == folder:  # a run that has not encoded yet still has that to do
+        return encode_splits(run.vqvae, data, run.frame, "train")
+    codes = read_codes(kept, run.vqvae)
+    if not codes:
+        codes = encode_splits(run.vqvae, data, run.frame, "train")
+        save_codes(kept, codes, run.vqvae)
+    return codes
 
 
 if __name__ == "__main__":

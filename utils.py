@@ -228,21 +228,23 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}); train the run again") from None
 
 
-def read_codes(directory: Path) -> dict[str, CodeMaps]:
+def read_codes(directory: Path, made_by: Codec | None = None) -> dict[str, CodeMaps]:
     """Code maps `[N, h, w]` of each split that the run's encode stage left, of each level; empty where it left none.
+
+    made_by: of a folder that has no VQ-VAE of its own: where the codes are of another one than this, they count as none.
 
     Raises:
         UserError: when they are damaged, or codes of another VQ-VAE than the one beside them.
     """
     path, vqvae = directory / CODES, directory / "vqvae.safetensors"
     try:
-        maps = load_file(path) if path.exists() else {}
+        there = path.exists() and (made_by is None or vqvae_named_by(path) == hash_of(made_by.state_dict()))
+        maps = load_file(path) if there else {}
         if maps and vqvae.exists():
             check_belongs(path, hash_of(load_codec(directory).state_dict()), "encode")
     except (SafetensorError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); encode anew with: python train.py --stage encode --out {directory}"
-        ) from None
+        again = f"encode anew with: python train.py --stage encode --out {directory}" if made_by is None else "delete it"
+        raise UserError(f"{path}: damaged ({error}); {again}") from None
     detail = {name.removeprefix(OF_DETAIL): maps.pop(name) for name in list(maps) if name.startswith(OF_DETAIL)}
     return {name: Codes(first, detail[name]) if name in detail else first for name, first in maps.items()}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import draw_slices
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import with_small_networks, without_pictures
 
 import evaluate
@@ -509,12 +509,23 @@ def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypa
     monkeypatch.setattr(evaluate, "PRETRAINED", run.parent / "pretrained")
     with pytest.raises(UserError, match="no run under runs/"):
         generate.main(["--n", "2"])
-    shutil.copytree(run, run.parent / "pretrained")
+    shutil.copytree(run, run.parent / "pretrained", ignore=shutil.ignore_patterns("codes.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
     generate.main(["--n", "2"])
     assert "run pretrained" in capsys.readouterr().out and Path("samples/generated_imgs.png").exists()
     evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
     assert Path("runs/pretrained/scores.json").exists() and Path("runs/pretrained/report.md").exists()
+    scores, kept = json.loads(Path("runs/pretrained/scores.json").read_text()), Path("runs/pretrained/codes.safetensors")
+    with monkeypatch.context() as patched:  # what is encoded once stays, for these weights
+        patched.setattr(evaluate, "encode_splits", None)
+        evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
+    assert json.loads(Path("runs/pretrained/scores.json").read_text()) == scores
+    save_file(load_file(kept), kept, {"model": json.dumps({"vqvae": "of others"})})
+    evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
+    assert json.loads(Path("runs/pretrained/scores.json").read_text()) == scores
+    kept.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="codes.safetensors: damaged .*; delete it"):
+        evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
     assert before == {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
 
 
