@@ -243,7 +243,9 @@ def read_codes(directory: Path, made_by: Codec | None = None) -> dict[str, CodeM
         if maps and vqvae.exists():
             check_belongs(path, hash_of(load_codec(directory).state_dict()), "encode")
     except (SafetensorError, ValueError, AttributeError) as error:
-        again = f"encode anew with: python train.py --stage encode --out {directory}" if made_by is None else "delete it"
+        again = (
+            f"encode anew with: python train.py --stage encode --out {directory}" if made_by is None else "delete it"
+        )
         raise UserError(f"{path}: damaged ({error}); {again}") from None
     detail = {name.removeprefix(OF_DETAIL): maps.pop(name) for name in list(maps) if name.startswith(OF_DETAIL)}
     return {name: Codes(first, detail[name]) if name in detail else first for name, first in maps.items()}

@@ -37,7 +37,7 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
 
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -93,7 +93,9 @@ def evaluate_split(case: Case) -> dict[str, Any]:
             scores["real_or_drawn"] = picture_full_size(case, samples, codes)
         if isinstance(codes, Codes) and case.effort.each_level:
             images = decode(case.run.vqvae, first_level(samples.codes), case.run.frame)[:, 0]
-            scores["first_level"] = score_realism(case, replace(samples, images=images), "realism_first_level.png")
+            floors = {name: value["floor"] for name, value in scores.get("realism", {}).items()}
+            of_first = replace(samples, images=images)
+            scores["first_level"] = score_realism(case, of_first, "realism_first_level.png", floors or None)
         scores |= score_heads(case, codes, samples) if case.effort.heads else {}
     if case.split.numbers is not None:
         scores["by_slice"] = by_slice(case, values)
@@ -239,8 +241,13 @@ def draw(case: Case) -> Samples:
     return draw_samples(case.painter, Request(count, numbers, seed=case.seed), "samples")
 
 
-def score_realism(case: Case, samples: Samples, file: str = "realism.png") -> dict[str, Any]:
-    """How real the samples are, `realism.realism`, beside what real slices are apart; leaves a picture of this name."""
+def score_realism(
+    case: Case, samples: Samples, file: str = "realism.png", floors: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """How real the samples are, `realism.realism`, beside what real slices are apart; leaves a picture of this name.
+
+    floors: of samples of the same numbers, where they are known already.
+    """
     frame, subjects = case.run.frame, len(set(case.split.subjects))
     if subjects < FEWEST_SUBJECTS:
         case.leave_out(f"realism is not scored: {subjects} subjects, and it needs at least {FEWEST_SUBJECTS}")
@@ -255,7 +262,8 @@ def score_realism(case: Case, samples: Samples, file: str = "realism.png") -> di
         "real": SliceSet(real, split.subjects, real_numbers, split.symmetric, texture_values(real)),
     }
     with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
-        found = realism(*sets.values(), case.seed, case.effort.halvings, progress=progress.update, notes=case.notes)
+        compare = partial(realism, *sets.values(), case.seed, case.effort.halvings)
+        found = compare(progress=progress.update, floors=floors, notes=case.notes)
     if found:
         figures.realism(
             {name: (value.score, value.floor) for name, value in found.items()},

@@ -515,7 +515,10 @@ def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypa
     assert "run pretrained" in capsys.readouterr().out and Path("samples/generated_imgs.png").exists()
     evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
     assert Path("runs/pretrained/scores.json").exists() and Path("runs/pretrained/report.md").exists()
-    scores, kept = json.loads(Path("runs/pretrained/scores.json").read_text()), Path("runs/pretrained/codes.safetensors")
+    scores, kept = (
+        json.loads(Path("runs/pretrained/scores.json").read_text()),
+        Path("runs/pretrained/codes.safetensors"),
+    )
     with monkeypatch.context() as patched:  # what is encoded once stays, for these weights
         patched.setattr(evaluate, "encode_splits", None)
         evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
