@@ -35,7 +35,7 @@ from inference.heads import HeadRequest, decode_head, draw_heads, stretches, wal
 from models.codes import CodeMaps, each_level, first_level
 from reporting.heads import continuity_bands, three_views
 from reporting.volumes import CUTS
-from scoring.case import COMPARED, PART, Case
+from scoring.case import COMPARED, Case
 from scoring.drift import drift
 from scoring.heads import HeadSet, head_means, head_scores, heads_of, measured, shared_numbers, steps
 from scoring.memorisation import copied_heads
@@ -190,9 +190,9 @@ def head_copies(case: Case, drawn: CodeMaps, held_out: CodeMaps) -> dict[str, An
         return {}
 
     def train() -> Iterator[tuple[Tensor, list[str]]]:
-        for maps in known:
-            for start in range(0, len(maps), PART):
-                yield case.faithful(maps[start : start + PART]), split.subjects[start : start + PART]
+        for start, images, _ in case.training_pictures():
+            start %= len(split)
+            yield images, split.subjects[start : start + len(images)]
 
     shape = first_level(drawn).shape[1:2]
     heads = [

@@ -55,7 +55,7 @@ from models.detail import Codec, first_of
 from models.marginal import PositionalMarginal
 from reporting import figures, full_size, pictures, report
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
-from scoring.case import COMPARED, PART, Case
+from scoring.case import COMPARED, Case
 from scoring.decoders import compare_decoders
 from scoring.drawn_heads import score_heads
 from scoring.levels import Coded, rate_distortion, second_level
@@ -228,7 +228,8 @@ def score_detail(case: Case, codes: Codes) -> dict[str, float]:
     train, training = case.codes.get("train"), None
     if train is not None and case.training_split is not None and case.name != "train":
         training = Coded(case.training_split, train)
-    return second_level(case.run, Coded(case.split, codes), train, training, case.effort.train_maps)
+    most = case.effort.train_maps // 4  # they hold four times as many codes
+    return second_level(case.run, Coded(case.split, codes), train, training, most)
 
 
 # --------------------------------------------------------------------------- samples
@@ -321,7 +322,7 @@ def score_copies(case: Case, samples: Samples, codes: CodeMaps) -> dict[str, Any
     numbers = None if case.split.numbers is None else case.split.numbers[compared]
     drawn = Slices(case.faithful(samples.codes), samples.codes, samples.numbers)
     held_out = Slices(case.faithful(codes[compared]), codes[compared], numbers)
-    train = (Slices(case.faithful(part), part) for maps in known for part in maps.split(PART))
+    train = (Slices(images, maps, start=start) for start, images, maps in case.training_pictures())
     with Progress(sum(map(len, known)), "copies", "slice") as progress:
         audit = audit_copies(drawn, held_out, train, progress.update)
     closest = audit.closest(CLOSEST)

@@ -30,11 +30,13 @@ DECIDING = ("pixels", "codes")  # spaces in which a sample has to be near to be 
 @dataclass(frozen=True)
 class Slices:
     """Slices in both spaces: `images` `[N, H, W]` float32 in 0..1 within the content frame, `codes` `[N, h, w]` integers of each
-    level; and their slice numbers, `numbers` `[N]`, or None where the data says nothing of them."""
+    level; and their slice numbers, `numbers` `[N]`, or None where the data says nothing of them. start: of a part of the training
+    set, the index of its first slice; None: the parts come in order."""
 
     images: Tensor
     codes: CodeMaps
     numbers: np.ndarray | None = None
+    start: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +91,7 @@ def audit_copies(
 
     Returns:
         Distances are root mean square differences of pixels (0..1) and shares of differing codes (0..1); indices count through
-        the parts of the training set.
+        the parts of the training set, or from where a part says that it starts.
     """
     sets = {"samples": samples, "held_out": held_out}
     searches = {
@@ -98,7 +100,7 @@ def audit_copies(
     for part in train:
         for each in searches.values():
             for space, maps in _spaces(part).items():
-                each[space].look_at(maps)
+                each[space].look_at(maps, part.start)
         if progress is not None:
             progress(len(part))
     near = {name: {space: search.nearest() for space, search in each.items()} for name, each in searches.items()}
@@ -219,11 +221,12 @@ class _Search:
         self.best = torch.full((len(slices),), float("inf"))
         self.index = torch.zeros(len(slices), dtype=torch.int64)
 
-    def look_at(self, train: Tensor) -> None:
-        """Compare with the next `[M, ...]` training slices."""
+    def look_at(self, train: Tensor, start: int | None = None) -> None:
+        """Compare with the next `[M, ...]` training slices. start: index of the first; None: behind the last ones."""
+        self.seen = self.seen if start is None else start
         for part in train.flatten(1).split(CHUNK):
-            for start in range(0, len(self.slices), CHUNK):
-                some = slice(start, start + CHUNK)
+            for first in range(0, len(self.slices), CHUNK):
+                some = slice(first, first + CHUNK)
                 value, place = self.distance(self.slices[some].float(), part.float()).min(1)
                 nearer = value < self.best[some]
                 self.best[some] = value.where(nearer, self.best[some])

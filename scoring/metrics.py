@@ -35,7 +35,10 @@ def ssim_map(images: Tensor, targets: Tensor) -> Tensor:
     if any(missing):
         padding = [part for side in missing for part in (side // 2, side - side // 2)]
         images, targets = F.pad(images, padding), F.pad(targets, padding)
-    images, targets = images.transpose(0, 1), targets.transpose(0, 1)  # slices as channels: same values, 6 times as fast
+    images, targets = (
+        images.transpose(0, 1),
+        targets.transpose(0, 1),
+    )  # slices as channels: same values, 6 times as fast
     values = structural_similarity_index_measure(
         images, targets, gaussian_kernel=True, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )[1]

@@ -1,5 +1,7 @@
 """What the search for copies lists."""
 
+from dataclasses import replace
+
 import torch
 
 from scoring.memorisation import Slices, audit_copies
@@ -29,3 +31,13 @@ def test_a_copy_is_near_in_pixels_and_in_codes():
     audit = audit_copies(samples, HELD_OUT, [NOTHING])
     assert audit.listed.tolist() == [True, False, False, False]
     assert audit.closest(1).tolist() == [0]
+
+
+def test_parts_that_say_where_they_start_may_come_in_any_order():
+    train = at_distance(torch.arange(1, 301), torch.arange(1, 301))
+    samples = at_distance(torch.tensor([1, 280, 299]), torch.tensor([1, 280, 299]))
+    parts = [Slices(train.images[some], train.codes[some]) for some in (slice(0, 270), slice(270, 300))]
+    turned = [replace(part, start=start) for part, start in zip(parts[::-1], (270, 0))]
+    for order in (parts, turned):
+        audit = audit_copies(samples, HELD_OUT, order)
+        assert [audit.samples[space].index.tolist() for space in ("pixels", "codes")] == [[0, 279, 298]] * 2
