@@ -18,6 +18,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from dataset import spread_over
+from scoring.filters import BINOMIAL, filtered
 from scoring.metrics import FOREGROUND
 from scoring.sets import SliceSet, Untaken
 
@@ -86,9 +87,10 @@ def two_sample_auc(first: SliceSet, second: SliceSet, seed: int) -> Auc:
 def patches_within(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """`[N, 1, H, W]` -> `PATCHES` patches of each at random places within the head, `[P, 1, PATCH, PATCH]`, and the index of the
     slice of each, `[P]`; fewer of slices that hold fewer places, none of those without."""
-    covered = F.avg_pool2d((images > FOREGROUND).float(), PATCH, stride=1)[:, 0] >= HEAD
-    places = [np.argwhere(each.numpy()) for each in covered]
-    chosen = [(i, *place) for i, each in enumerate(places) for place in rng.permutation(each)[:PATCHES]]
+    ones = torch.ones(PATCH)
+    inside = filtered(filtered((images > FOREGROUND).float(), ones[:, None]), ones[None])[:, 0]
+    places = [np.argwhere(each.numpy()) for each in inside >= HEAD * PATCH**2]
+    chosen = [(i, *place) for i, each in enumerate(places) for place in each[rng.permutation(len(each))[:PATCHES]]]
     parts = [images[i, :, top : top + PATCH, left : left + PATCH] for i, top, left in chosen]
     of_slice = torch.tensor([i for i, *_ in chosen], dtype=torch.long)
     return torch.stack(parts) if parts else images[:0, :, :PATCH, :PATCH], of_slice
@@ -135,8 +137,6 @@ class Classifier(nn.Module):
 
     def __init__(self):
         super().__init__()
-        weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-        self.register_buffer("smoothing", (weights[:, None] * weights)[None, None])
         layers: list[nn.Module] = []
         channels = 2 * 4  # of 2x2 pixels
         for width in WIDTHS:
@@ -147,7 +147,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, 1, H, W]` of even sides in 0..1 -> `[B]`."""
-        smooth = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), self.smoothing)
+        smooth = filtered(F.pad(images, (2, 2, 2, 2), mode="replicate"), BINOMIAL[:, None] * BINOMIAL)
         both = torch.cat([images, FINE_GAIN * (images - smooth)], 1)
         return self.layers(F.pixel_unshuffle(both, 2).contiguous(memory_format=torch.channels_last))[:, 0]
 

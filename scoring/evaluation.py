@@ -262,9 +262,11 @@ def score_realism(
         "samples": SliceSet(drawn, names, numbers, split.symmetric, texture_values(drawn)),
         "real": SliceSet(real, split.subjects, real_numbers, split.symmetric, texture_values(real)),
     }
-    with Progress(2 * case.effort.halvings, "realism", "comparison") as progress:
-        compare = partial(realism, *sets.values(), case.seed, case.effort.halvings)
-        found = compare(progress=progress.update, floors=floors, notes=case.notes)
+    halvings = (
+        case.effort.halvings if floors is None else max(1, case.effort.halvings // 2)
+    )  # floors are of all of them
+    with Progress(2 * halvings, "realism", "comparison") as progress:
+        found = realism(*sets.values(), case.seed, halvings, progress.update, floors, case.notes)
     if found:
         figures.realism(
             {name: (value.score, value.floor) for name, value in found.items()},

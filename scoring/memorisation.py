@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.codes import CodeMaps, Codes, first_level
+from models.codes import FINER, CodeMaps, Codes, first_level
 from scoring.sets import Untaken
 
 PERCENTILE = (
@@ -112,10 +112,10 @@ def audit_copies(
 
 
 def _spaces(slices: Slices) -> dict[str, Tensor]:
-    """Slices in each space."""
+    """Slices in each space; of the second level one code in four, as many as the first has, which says as much in less time."""
     codes, images = slices.codes, slices.images
     spaces = {"pixels": images, "codes": first_level(codes)}
-    return spaces | ({"detail": codes.detail} if isinstance(codes, Codes) else {})
+    return spaces | ({"detail": codes.detail[:, ::FINER, ::FINER]} if isinstance(codes, Codes) else {})
 
 
 def thresholds(distances: Tensor, held_out: np.ndarray | None, count: int, samples: np.ndarray | None) -> Tensor:

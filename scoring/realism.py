@@ -25,6 +25,7 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from scoring.classifier import SMALLEST_SIDE, tell_apart
+from scoring.filters import BINOMIAL, filtered
 from scoring.metrics import FOREGROUND, radial_power
 from scoring.sets import GroupedSet, SliceSet, Untaken, chance_apart, halves, matched
 from scoring.texture import NAMES, texture_apart, texture_summary, texture_values
@@ -242,8 +243,8 @@ def sliced_wasserstein(first: Tensor, second: Tensor, generator: torch.Generator
         sets = [(part - mean) / deviation for part in (patches, others)]
         distance = 0.0
         for some in directions.split(DIRECTIONS_AT_ONCE, dim=1):  # projections are many times as large as the slices
-            first_sorted, second_sorted = ((part @ some).sort(dim=0).values for part in sets)
-            distance += float((first_sorted - second_sorted).abs().mean()) * some.shape[1] / DIRECTIONS
+            ones, twos = (np.sort((some.t() @ part.t()).numpy(), axis=1) for part in sets)  # faster than torch's
+            distance += float(np.abs(ones - twos).mean()) * some.shape[1] / DIRECTIONS
         values.append(1000 * distance)
     return values
 
@@ -265,9 +266,8 @@ def laplacian_pyramid(images: Tensor) -> Iterator[Tensor]:
 
 
 def _smoothed(images: Tensor) -> Tensor:
-    weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     padded = F.pad(images, (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(F.conv2d(padded, weights.view(1, 1, 5, 1)), weights.view(1, 1, 1, 5))
+    return filtered(filtered(padded, BINOMIAL[:, None]), BINOMIAL[None])
 
 
 def random_patches(images: Tensor, generator: torch.Generator) -> Tensor:
