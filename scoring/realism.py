@@ -65,7 +65,7 @@ def realism(
         seed: of halves, patches, projections, pairs and classifiers.
         halvings: random halvings of the real subjects that the means are over; `TEXTURE_HALVINGS` for the figures of texture.
         progress: called after each comparison with how many of `2 * halvings` it stands for.
-        floors: from an earlier call with the same real slices, seed and halvings and with samples in groups of the same sizes,
+        floors: from an earlier call with the same real slices and seed and with samples in groups of the same sizes,
             which are then not computed again.
         notes: gets a sentence on each score that is left out because these slices do not allow it.
 
