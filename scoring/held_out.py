@@ -27,7 +27,19 @@ from common.files import hash_of, save_tensors
 from common.runtime import Progress
 from dataset import Split, spread_over
 from scoring.input_checks import Template, features_of
-from scoring.unusual import HIGH, OF_CODES, OF_PIXELS, RANKED, SCORES, beside_of, coded, maps_of, of_scan, slice_scores
+from scoring.unusual import (
+    HIGH,
+    OF_CODES,
+    OF_PIXELS,
+    RANKED,
+    SCORES,
+    beside_of,
+    coded,
+    maps_of,
+    of_scan,
+    slice_scores,
+    tissue_of,
+)
 from utils import Run
 
 HELD_OUT = "held_out.safetensors"
@@ -209,7 +221,7 @@ def measure(run: Run, split: Split, train: Split | None = None, title: str | Non
     names = tuple(name for name in OF_CODES if name in all_maps[0])
     pooled = Pool(all_maps, [each.groups for each in about], len(numbers), split.symmetric)
     of_codes, of_pixels = ([pooled.usual(name) for name in some] for some in (names, OF_PIXELS))
-    slices, of_scans = _scores(all_maps, about, pooled, names)
+    slices, of_scans = _scores(all_maps, about, pooled, names, tissue_of(template.images, run.frame))
     return HeldOut(
         torch.from_numpy(numbers),
         torch.tensor([each.mark for each in about]),
@@ -227,7 +239,7 @@ def measure(run: Run, split: Split, train: Split | None = None, title: str | Non
     )
 
 
-_HALVED = (*OF_CODES, *OF_PIXELS, "inner")  # maps that are kept in half the memory while scans are measured
+_HALVED = (*OF_CODES, *OF_PIXELS, "inner", "head")  # maps that are kept in half the memory while scans are measured
 
 
 @dataclass(frozen=True)
@@ -241,7 +253,7 @@ class _About:
 
 
 def _scores(
-    all_maps: list[dict[str, Tensor]], about: list[_About], pooled: "Pool", names: tuple[str, ...]
+    all_maps: list[dict[str, Tensor]], about: list[_About], pooled: "Pool", names: tuple[str, ...], tissue: Tensor
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The scores of the slices of each scan, `[S, len(SCORES)]`, and of the scan, each beside the others."""
     slices, of_scans = [], []
@@ -249,7 +261,7 @@ def _scores(
         high = {name: pooled.high(name, index) for name in names}
         usual = {name: pooled.usual(name, index) for name in (*names, *OF_PIXELS)}
         maps = {name: values.float() for name, values in its.items()}
-        scores = slice_scores(maps, high, usual, each.groups, each.beside)
+        scores = slice_scores(maps, high, usual, each.groups, each.beside, tissue)
         slices.append(np.stack([scores[name] for name in SCORES], 1))
         of_scans.append(np.array([of_scan(scores)[name] for name in SCORES]))
     return slices, of_scans

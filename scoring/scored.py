@@ -7,6 +7,7 @@ scored.findings                                             # what is wrong with
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from inference.restoring import Recipe, Restored, restore
 from models.codes import CodeMaps, first_level
 from scoring.held_out import HeldOut
 from scoring.input_checks import features_of, findings
-from scoring.unusual import at_size, beside_of, coded, maps_of, of_scan, slice_scores, standard
+from scoring.unusual import at_size, beside_of, coded, maps_of, of_scan, slice_scores, standard, tissue_of
 from utils import Run
 
 
@@ -58,14 +59,20 @@ class Scorer:
     held_out: HeldOut
     recipe: Recipe = field(default_factory=Recipe)
 
+    @cached_property
+    def tissue(self) -> Tensor:
+        """Where brain is expected, `unusual.tissue_of`."""
+        return tissue_of(self.held_out.mean_slices.images, self.run.frame)
+
     def score(self, scan: Split) -> Scored:
         """Score the slices of one scan. One that is itself held out has the scores that it has among the others."""
         groups, own = self.held_out.groups_of(scan), self.held_out.own(scan)
         codes = coded(self.run, scan)
         maps = maps_of(self.run, scan, codes)
         high, usual, beside = self.held_out.highs, self.held_out.usual, beside_of(scan)
-        slices = slice_scores(maps, high, usual, groups, beside) if own is None else self.held_out.scores_of(own)
-        whole, unusual = of_scan(slices), standard(maps, usual, groups, beside)
+        about = (usual, groups, beside, self.tissue)
+        slices = slice_scores(maps, high, *about) if own is None else self.held_out.scores_of(own)
+        whole, unusual = of_scan(slices), standard(maps, *about)
         return Scored(
             maps | {"standard": unusual},
             slices,

@@ -2,7 +2,7 @@
 
     maps = maps_of(run, scan, coded(run, scan))         # scan: a `Split` of one scan's slices
     maps["bits"], maps["bits_told"], maps["error"]      # [S, h, w] each, on the grid of the codes, NaN where it is not known
-    maps["residual"], maps["surprise"], maps["inner"]   # [S, H/2, W/2] each, of every other pixel of the frame
+    maps["residual"], maps["surprise"], maps["inner"], maps["head"]   # [S, H/2, W/2] each, every other pixel of the frame
     scores = slice_scores(maps, high, usual, groups)    # name -> [S]; what is usual: of `held_out.HeldOut`
 
 A prior that reads a map row by row knows nothing of what comes, so that what is unusual costs bits where it begins and makes what
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from dataset import Split
+from dataset import Frame, Split
 from inference.coding import encode_split, reconstructions
 from models.codes import CodeMaps, first_level
 from models.detail import first_of
@@ -37,6 +37,7 @@ LEAST_BITS = 1.0  # codes that are likelier than not are never unusual, however 
 STEP = 2  # pixels of the slice from one of the maps of pixels to the next
 SMOOTH = {"residual": 1.5, "surprise": 2.0}  # standard deviations, pixels, that these are blurred with
 INNER = 0.1  # depth below the head's outline, in square roots of its area: scalps differ too much to say anything of
+ABSENT = 0.02  # grey value that counts as a standard deviation where brain is missing: nearly no head lacks any there
 OF_BITS = 0.5  # weight of the bits' standard scores beside those of pixels
 
 SCORES = {  # of a slice, and what each says, for people
@@ -68,7 +69,7 @@ def maps_of(run: Run, scan: Split, codes: Mapping[str, CodeMaps]) -> dict[str, T
         reconstruction, by all levels of codes. foreground: 1 where a patch has texture, else 0.
     Of every other pixel, `[S, H/2, W/2]`:
         residual: absolute difference from the reconstruction, blurred. surprise: the slice minus what the prior expects of it
-        (`expected`), blurred. inner: 1 within the head below scalp and skull, else 0.
+        (`expected`), blurred. inner: 1 within the head below scalp and skull, else 0. head: 1 within the head.
 
     codes: `coded` of the scan.
     """
@@ -105,12 +106,14 @@ def _pixel_maps(run: Run, scan: Split, codes: CodeMaps, pictures: Tensor) -> dic
         residuals.append(_blurred(error[:, 0], SMOOTH["residual"]))
         start = sum(map(len, surprises))
         surprises.append(_blurred(inside[:, 0] - pictures[start : start + len(inside)], SMOOTH["surprise"]))
+    inner, head = inner_of(run.frame.crop(torch.from_numpy(np.array(scan.images))))
     return {
         "error": torch.cat(errors),
         "foreground": torch.cat(foregrounds).float(),
         "residual": torch.cat(residuals),
         "surprise": torch.cat(surprises),
-        "inner": inner_of(run.frame.crop(torch.from_numpy(np.array(scan.images)))),
+        "inner": inner,
+        "head": head,
     }
 
 
@@ -120,13 +123,24 @@ def _blurred(maps: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(smooth[:, ::STEP, ::STEP]))
 
 
-def inner_of(images: Tensor) -> Tensor:
-    """1 where a pixel lies deeper in the head than scalps and skulls do, else 0: `[S, H, W]` uint8 -> `[S, H/2, W/2]` float32."""
-    found = []
-    for head in heads_of(images[:, ::STEP, ::STEP].float()):
+def inner_of(images: Tensor) -> tuple[Tensor, Tensor]:
+    """1 where a pixel lies deeper in the head than scalps and skulls do, else 0; and 1 where it lies in the head at all:
+    `[S, H, W]` in 0..255 -> `[S, H/2, W/2]` float32 twice."""
+    found, heads = [], heads_of(images[:, ::STEP, ::STEP].float())
+    for head in heads:
         depth = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1]
         found.append(depth > INNER * np.sqrt(head.sum()))
-    return torch.from_numpy(np.stack(found)).float()
+    return torch.from_numpy(np.stack(found)).float(), torch.from_numpy(heads).float()
+
+
+def tissue_of(template: Tensor, frame: Frame) -> Tensor:
+    """Grey values of the inner parts of mean heads, 0 elsewhere: `[G, SIDE, SIDE]` whole slices padded to squares
+    (`input_checks.Template`) in 0..255 -> `[G, H/2, W/2]` of the frame, 0..1."""
+    height, width = frame.image_height, frame.image_width
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    inside = frame.crop(at_size(template, side, side)[:, top : top + height, left : left + width])
+    return inner_of(inside)[0] * inside[:, ::STEP, ::STEP] / 255
 
 
 def standard(
@@ -134,9 +148,11 @@ def standard(
     usual: Mapping[str, tuple[Tensor, Tensor]],
     groups: np.ndarray,
     beside: np.ndarray | None = None,
+    tissue: Tensor | None = None,
 ) -> Tensor:
     """How far the inner parts of the heads lie from what held-out ones have at the same place: standard deviations of the
-    residual and of the surprise, and half of those that the bits lie above, added: `[S, H/2, W/2]`, 0 or more.
+    residual and of the surprise, and half of those that the bits lie above, added: `[S, H/2, W/2]`, 0 or more. Where there is no
+    head and mean heads have brain, its mean grey value over `ABSENT`.
 
     usual: mean and standard deviation `[G, ...]` by the name of the map. groups: `[S]`, of these, that the slices belong to.
     beside: `[2, S]` the slices below and above each, -1 for none, with which the mean is taken, in which the
@@ -153,7 +169,8 @@ def standard(
     found = found + OF_BITS * at_size(_mean(costs).clamp(min=0), *found.shape[1:])
     if beside is not None:
         found = _with_those_beside(found, torch.from_numpy(beside))
-    return found * maps["inner"]
+    found = found * maps["inner"]
+    return found if tissue is None else found + (1 - maps["head"]) * tissue[rows] / ABSENT
 
 
 def _with_those_beside(maps: Tensor, beside: Tensor) -> Tensor:
@@ -177,9 +194,10 @@ def slice_scores(
     usual: Mapping[str, tuple[Tensor, Tensor]],
     groups: np.ndarray,
     beside: np.ndarray | None = None,
+    tissue: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """The `SCORES` of each slice, `[S]` float64, NaN where one is not known. high: the 98th percentiles, `[G, h, w]` by the name
-    of the map. usual, groups, beside: as in `standard`."""
+    of the map. usual, groups, beside, tissue: as in `standard`."""
     foreground, rows = maps["foreground"], torch.from_numpy(groups)
     some = foreground.sum((1, 2)) > 0
     weights = foreground.where(some[:, None, None], torch.ones(()))  # all of a slice that is nothing but background
@@ -195,7 +213,7 @@ def slice_scores(
         scores[f"{name}_foreground"] = over_foreground(bits)
         beyond = (bits > high[name][rows].clamp(min=LEAST_BITS)).float() if name in maps else bits
         scores[above] = beyond.mean((1, 2)).where(~scores[name].isnan(), torch.nan)
-    scores["peak"] = standard(maps, usual, groups, beside).flatten(1).amax(1)
+    scores["peak"] = standard(maps, usual, groups, beside, tissue).flatten(1).amax(1)
     return {name: scores[name].double().numpy() for name in SCORES}
 
 

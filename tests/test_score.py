@@ -121,6 +121,24 @@ def test_the_map_is_of_the_inner_head_and_a_slice_counts_twice_what_those_beside
     assert torch.allclose(found[0][here], ((2 * alone[0] + alone[1]) / 3)[here], atol=1e-5)
 
 
+def test_brain_that_is_missing_is_unusual_and_the_rest_is_as_without_it():
+    run, split = small_run(), scans(range(4))
+    held_out = measure(run, split)
+    scorer, whole = Scorer(run, held_out), scans(range(8, 9))
+    images = np.array(whole.images)
+    images[5, :, images.shape[2] * 3 // 5 :] = 0
+    cut = replace(whole, images=images)
+    before, after = (scorer.score(scan) for scan in (whole, cut))
+    missing = (before.maps["inner"] * (1 - after.maps["head"])).bool()
+    grey = before.maps["head"].new_tensor(images[5].max() / 255.0)
+    assert missing[5].sum() > 20 and not missing[[4, 6]].any()
+    assert scorer.tissue.max() <= grey and (scorer.tissue[5][missing[5]] > 0).float().mean() > 0.7
+    assert after.maps["standard"][5][missing[5]].median() > 5 * before.maps["standard"][5].quantile(0.99)
+    plain = standard(after.maps, held_out.usual, np.arange(SLICES), beside_of(cut))
+    lacking = ((1 - after.maps["head"]) * scorer.tissue).bool()
+    assert torch.equal(plain[~lacking], after.maps["standard"][~lacking]) and not plain[lacking].any()
+
+
 def test_what_is_usual_of_pixels_is_their_mean_and_the_widest_spread_nearby():
     rng = torch.Generator().manual_seed(0)
     maps = [{"residual": torch.rand(6, 8, 10, generator=rng) + 5 * (index == 3)} for index in range(20)]
