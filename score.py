@@ -106,12 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = run_folder(settings.run)
     run = load_run(folder, resolve_device(settings.device))
     require(run.prior is not None, f"{folder}: this run has no prior to score with; train one with --stage prior")
-    masks = None if settings.masks is None else Folder(Path(settings.masks), run)
     data, _ = load_data(settings, run, folder)
+    files = volume_files(settings, run, data) if settings.maps or recipe.times or settings.masks else {}
+    masks = masks_of(settings, run, data, files)
     splits = splits_of(settings, run, data)
     scorer = Scorer(run, what_is_usual(settings, run, folder), recipe)
     say_what_is_left_out(run, data)
-    files = volume_files(settings, run, data) if settings.maps or recipe.times else {}
     found, scans = Found(), [(split, indices) for split in splits for indices in scans_of(split)]
     with Progress(len(scans), "scoring", "scan") as progress:
         for split, indices in scans:
@@ -238,6 +238,13 @@ def volume_files(settings: Settings, run: Run, data: Dataset) -> dict[str, Path]
         return {}
     asked = (options.contrast, options.subject, settings.skip_bad or options.skip_bad)
     return {scan.name: scan.files[0] for scan in survey(Path(place), data.kind, *asked).scans}
+
+
+def masks_of(settings: Settings, run: Run, data: Dataset, files: Mapping[str, Path]) -> Folder | None:
+    """The folder of --masks. files: `volume_files`."""
+    if settings.masks is None:
+        return None
+    return Folder(Path(settings.masks), run, files if data.kind in VOLUMES else None)
 
 
 def write_maps(run: Run, scan: Split, scored: Scored, folder: Path, files: Mapping[str, Path], bits: bool) -> None:

@@ -262,7 +262,10 @@ def run_folder(name: str | None, holding: str = "vqvae.safetensors") -> Path:
     """The run folder that `--run` names: a path, or "pretrained" for the weights that come with the toolkit. Where none is named,
     the newest under runs/, else the pretrained ones."""
     if name is not None:
-        return PRETRAINED if name == PRETRAINED.name and not Path(name, "config.json").is_file() else Path(name)
+        place = Path(name)
+        if name == PRETRAINED.name and not (place / "config.json").is_file():
+            return PRETRAINED
+        return PRETRAINED if place.exists() and PRETRAINED.exists() and place.samefile(PRETRAINED) else place
     try:
         return newest_run(holding)
     except UserError:

@@ -8,18 +8,18 @@ of float16 with its last bits left out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
 from dataset import Split
-from inference.geometry import VOLUMES, data_options_of
-from sources.gaps import read_with_gaps
+from inference.geometry import data_options_of, geometry_of_volume
 from sources.images import SUFFIXES as IMAGE_SUFFIXES
 from sources.images import decode_image, resized
 from sources.volumes import SUFFIXES as VOLUME_SUFFIXES
+from sources.volumes import read_mask
 from utils import Run
 
 DROPPED = 4  # last bits of float16 that are left out of voxels' scores
@@ -98,30 +98,34 @@ def curves(marked: np.ndarray, rest: np.ndarray) -> dict[str, float]:
 class Folder:
     """Masks of slices or volumes by the names of what they are of.
 
+    Args:
+        place: that holds them. run: that the scans are scored by. scans: the files of scans on volumes, by the scans' names,
+            whose masks are volumes too; None: the scans are images, and so are their masks.
+
     Raises:
         UserError: when there is no such folder, or it holds no masks.
     """
 
-    def __init__(self, place: Path, run: Run):
+    def __init__(self, place: Path, run: Run, scans: Mapping[str, Path] | None):
         if not place.is_dir():
             raise UserError(f"--masks {place}: no such folder; expected one that holds masks named as the scans are")
-        self.place, self.run = place, run
-        self.volumes = run.config["data"].get("kind") in VOLUMES
-        endings = VOLUME_SUFFIXES if self.volumes else IMAGE_SUFFIXES
+        self.place, self.run, self.scans = place, run, scans
+        endings = IMAGE_SUFFIXES if scans is None else VOLUME_SUFFIXES
         self.files = {
             _stem(path): path for path in sorted(place.rglob("*")) if path.name.lower().endswith(tuple(endings))
         }
         if not self.files:
-            raise UserError(f"--masks {place}: no {'volumes' if self.volumes else 'images'} in it")
+            raise UserError(f"--masks {place}: no {'images' if scans is None else 'volumes'} in it")
 
     def of(self, scan: Split) -> tuple[np.ndarray, np.ndarray] | None:
         """Masks of a scan's slices, `[S, H, W]` bool, and which slices have one, `[S]`; None where no slice has."""
         height, width = scan.images.shape[1:]
         masks, there = np.zeros((len(scan), height, width), bool), np.zeros(len(scan), bool)
-        if self.volumes:
-            path = self.files.get(_stem(Path(scan.names[0].rpartition("_slice_")[0])))
-            if path is not None:
-                masks[:], there[:] = self._volume(path, len(scan), (height, width)), True
+        if self.scans is not None:
+            name = scan.names[0].rpartition("_slice_")[0]
+            path = self.files.get(_stem(Path(name)))
+            if path is not None and name in self.scans:
+                masks[:], there[:] = self._volume(path, self.scans[name], scan.numbers, (height, width)), True
         else:
             for index, name in enumerate(scan.names):
                 path = self.files.get(_stem(Path(name)))
@@ -135,15 +139,14 @@ class Folder:
             raise UserError(f"{path}: {image.shape[0]}x{image.shape[1]} pixels; its slice has {size[0]}x{size[1]}")
         return image > 0
 
-    def _volume(self, path: Path, count: int, size: tuple[int, int]) -> np.ndarray:
-        """Cut as the scans are; half of a voxel or more counts."""
-        options = replace(data_options_of(self.run.config), window="0:1")
-        geometry = self.run.config["data"].get("geometry") or {}
-        slices, _, _ = read_with_gaps(path, options.volumes, tuple(geometry.get("size") or size))
-        slices = slices if slices.shape[1:] == size else np.stack([resized(image, size) for image in slices])
-        if len(slices) != count:
-            raise UserError(f"{path}: cut into {len(slices)} slices; its scan has {count}")
-        return slices > 127
+    def _volume(self, path: Path, scan: Path, numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Cut where the scan is; half of a pixel or more counts."""
+        place, options = geometry_of_volume(scan, self.run), data_options_of(self.run.config).volumes
+        planes = [place.planes[number] for number in numbers]
+        marked = read_mask(path, scan, options, planes, place.size)
+        if place.size != size:
+            marked = np.stack([resized((255 * image).round().astype(np.uint8), size) for image in marked]) / 255
+        return marked >= 0.5
 
 
 def _stem(path: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.processing import resample_from_to
 from scipy.ndimage import map_coordinates
 
 from common.errors import UserError
@@ -111,6 +112,32 @@ def read_slices(
     slices = as_bytes(taken, dark, bright)
     turned = [_turned(plane, options.axis, options.front_first) for plane in slices]
     return np.stack([_fitted(plane, size) for plane in turned]), chosen
+
+
+def read_mask(
+    path: str | Path, scan: str | Path, options: VolumeOptions, planes: Sequence[int], size: tuple[int, int]
+) -> np.ndarray:
+    """How much of each pixel of a scan's slices a mask marks, which may lie on another grid than the scan does.
+
+    Args:
+        path: of the mask; whatever is not zero is marked. scan: that it is of. planes: of the scan's space, `read_slices`.
+        options, size: as of `read_slices`.
+
+    Returns:
+        `[planes, rows, columns]` float32, 0..1.
+
+    Raises:
+        UserError: when one of the files cannot be read.
+    """
+    space = output_space(scan, options)
+    try:
+        image = nib.squeeze_image(nib.load(path))
+        marked = nib.Nifti1Image((np.asanyarray(image.dataobj) != 0).astype(np.float32), image.affine)
+        marked = resample_from_to(marked, (space.shape, space.affine), order=1).get_fdata(dtype=np.float32)
+    except Exception as error:  # whatever the reader of a foreign file raises
+        raise unreadable(Path(path), error) from None
+    taken = np.moveaxis(marked, AXES[options.axis], 0)[list(planes)]
+    return np.stack([_fitted(_turned(plane, options.axis, options.front_first), size) for plane in taken])
 
 
 @dataclass(frozen=True)

@@ -529,6 +529,9 @@ def test_the_pretrained_weights_stand_in_where_there_is_no_run(trained, monkeypa
     kept.write_bytes(b"damaged")
     with pytest.raises(UserError, match="codes.safetensors: damaged .*; delete it"):
         evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
+    monkeypatch.chdir(run.parent)  # as one is who has the toolkit before them
+    evaluate.main(["--run", "pretrained", "--data", str(data), "--quick", "--samples", "4"])
+    assert Path("runs/pretrained/scores.json").exists()
     assert before == {path: path.stat().st_mtime_ns for path in (run.parent / "pretrained").rglob("*")}
 
 

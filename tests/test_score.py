@@ -5,10 +5,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from synthetic_heads import SIZE, SLICES, person
 
 import score
@@ -21,7 +23,8 @@ from models.marginal import positional_marginal
 from models.neighbours import ABOVE, BELOW, told_a_side
 from pixelcnn import NUMBER, GatedPixelCNN
 from scoring.expected import expected
-from scoring.held_out import HELD_OUT, Pool, load, measure, save
+from scoring.held_out import HELD_OUT, Pool, load, measure, save, scans_of
+from scoring.masks import Folder
 from scoring.scored import Scorer
 from scoring.unusual import HIGH, beside_of, coded, maps_of, standard
 from sources import DataOptions
@@ -262,6 +265,47 @@ def test_score_writes_tables_maps_and_the_page_of_the_worst(run_folder, slices, 
     assert "what is usual, of" not in capsys.readouterr().out, "measured once"
     for name in ("scans.csv", "slices.csv", "maps/restored/case_007_slice_2.png"):
         assert (Path("first") / name).read_bytes() == (Path("second") / name).read_bytes(), name
+
+
+def stored(voxels: np.ndarray, path: Path, way: str = "RAS", every: int = 1) -> None:
+    """Voxels in RAS+ order as a NIfTI that stores them another way, or every so many of them."""
+    image = nib.Nifti1Image(voxels[::every, ::every, ::every], np.diag([every, every, every, 1.0]))
+    turn = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), nib.orientations.axcodes2ornt(way))
+    nib.save(image.as_reoriented(turn), path)
+
+
+def test_masks_of_volumes_are_cut_where_their_scans_are(run_folder):
+    """A mask is a file of zeros and ones, of which most slices have none, on whichever grid; the run was trained on images."""
+    Path("volumes").mkdir()
+    Path("masks").mkdir()
+    size = 40, 56, 40
+    block = np.zeros(size, np.int16)
+    block[10:22, 18:30, 14:22] = 1
+    for name, way, every in (("a", "RAS", 1), ("b", "LPS", 1), ("c", "SRA", 2)):
+        head = person(ord(name)).transpose(1, 2, 0)
+        head = ndimage.zoom(head, np.divide(size, head.shape), order=1)
+        noise = np.random.default_rng(0).integers(0, 60, head.shape)
+        stored(np.where(block, 4000, 1000 * head + noise).astype(np.int16), Path(f"volumes/{name}.nii.gz"))
+        stored(block, Path(f"masks/{name}.nii.gz"), way, every)
+    asked = ["--run", "run", "--data", "volumes", "--split", "test", "--maps"]
+    Path("split.csv").write_text("subject,split\na,test\nb,test\nc,test\n")
+    score.main([*asked, "--split_file", "split.csv", "--masks", "masks", "--out", "out"])
+    found = json.loads(Path("out/masks.json").read_text())
+    assert found["voxels"].keys() >= {"auroc", "dice"} and found["slices"].keys() == found["voxels"].keys()
+    files = {path.name.split(".")[0]: path for path in Path("volumes").glob("*")}
+    masks = Folder(Path("masks"), load_run(run_folder), files)
+    data = load_data(DataOptions(data="volumes", split_file="split.csv"), ".cache", required="test").splits["test"]
+    for indices in scans_of(data):
+        scan = data.at(indices)
+        bright = np.asarray(scan.images) > 200
+        marked, there = masks.of(scan)
+        assert there.all() and bright.any((1, 2)).sum() == 8 and marked.any((1, 2)).sum() in (7, 8)
+        assert (marked & bright).sum() > (0.7 if scan.subjects[0] == "c" else 0.99) * (marked | bright).sum(), (
+            scan.subjects[0]
+        )
+    Path("masks/a.nii.gz").write_bytes(b"none")
+    with pytest.raises(UserError, match="masks/a.nii.gz"):
+        score.main([*asked, "--split_file", "split.csv", "--masks", "masks", "--out", "again"])
 
 
 def test_weights_that_are_handed_on_bring_what_is_usual_along(run_folder, monkeypatch, capsys):
