@@ -25,11 +25,11 @@ Keys of the scores (a split's entry in `scores.json`); rates are in bits, intens
   and half of the sampling frequency as a share of real slices'. realism: name -> {score, floor}, `realism.realism`; the floor is
   how far other real subjects would be, so that score / floor is 1 on average for perfect samples. texture: "samples" and "real"
   -> texture_kurtosis, edge_to_smooth, tissue_noise (grey levels of 255), `texture.texture_summary`; realism has their distance.
-- copies: listed (number of samples) and share (0..1) of the samples that are nearer to a training slice than 99 % of held-out
-  slices of their position, in pixels and in codes; thresholds: those distances, as lists number (of the slice; null for all
-  where the data says nothing of it), pixels, codes; closest: the nearest pairs as sample, train (the file's name, null where
-  the data does not hold it), mirrored, distance_pixels, distance_codes. Of two levels also detail, distance_detail, and
-  detail_listed: the number of samples that are nearer in the second level's codes.
+- copies, by what the first level of codes paints: listed (number of samples) and share (0..1) of the samples that are nearer
+  to a training slice than 99 % of held-out slices of their position, in pixels and in codes; thresholds: those distances, as
+  lists number (of the slice; null for all where the data says nothing of it), pixels, codes; closest: the nearest pairs as
+  sample, train (the file's name, null where the data does not hold it), mirrored, distance_pixels, distance_codes. Of two
+  levels also detail, distance_detail, and detail_listed: the number of samples that are nearer in the second level's codes.
 - real_or_drawn: "real" and "drawn" -> the numbers of these slices in the picture in which they are shuffled.
 - heads: of whole heads, where some were asked for; its keys are those of `scoring.drawn_heads`.
 - notes: what was left out, and why.
@@ -228,7 +228,7 @@ def score_detail(case: Case, codes: Codes) -> dict[str, float]:
     train, training = case.codes.get("train"), None
     if train is not None and case.training_split is not None and case.name != "train":
         training = Coded(case.training_split, train)
-    most = case.effort.train_maps // 4  # they hold four times as many codes
+    most = case.effort.train_maps // 2  # they hold four times as many codes
     return second_level(case.run, Coded(case.split, codes), train, training, most)
 
 

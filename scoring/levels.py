@@ -22,6 +22,9 @@ from scoring.bits import marginal_bits, mean_bits, told_bits, told_of_first
 from scoring.slices import codes_summary
 from utils import Run
 
+MOST_SCORED = (
+    560  # slices, spread over the split, that the second level's prior is scored on, at most: 2,288 codes each, say
+)
 DISTORTION = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
 
 
@@ -48,7 +51,7 @@ def second_level(run: Run, held_out: Coded, train: Codes | None, training: Coded
         scores["bits_per_code_marginal"] = marginal_bits(train.detail, detail, num_codes)
     if run.detail_prior is None:
         return scores
-    scores |= _prior_bits(run, held_out, np.arange(len(held_out.split)))
+    scores |= _prior_bits(run, held_out, spread_over(len(held_out.split), MOST_SCORED))
     prior = run.detail_prior
     scores |= {"bits_per_slice": scores["bits_per_code"] * detail[0].numel(), "temperature": prior.temperature}
     scores |= {"told_temperature": prior.told_temperature} if "bits_per_code_told" in scores else {}

@@ -18,6 +18,7 @@ What is measured, in pixels where sides are given for a frame whose shorter side
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -44,11 +45,10 @@ def texture_values(images: Tensor) -> dict[str, np.ndarray]:
     kurtosis: of the fine band in tissue (3 for Gaussian noise). edges, smooth: its mean power there (range 0..1, squared).
     noise: its standard deviation in white matter, in grey levels of 255.
     """
-    rows = [
-        _measure(image, fine, blurred, gradient)
-        for part in images.split(PART)
-        for image, fine, blurred, gradient in zip(part.numpy(), fine_band(part).numpy(), *_blurred(part.numpy()))
-    ]
+    rows: list[tuple[float, ...]] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for part in images.split(PART):
+            rows += pool.map(_measure, part.numpy(), fine_band(part).numpy(), *_blurred(part.numpy()))
     return dict(zip(MEASURES, np.array(rows, dtype=float).reshape(-1, len(MEASURES)).T))
 
 
