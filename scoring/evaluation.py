@@ -262,9 +262,9 @@ def score_realism(
         "samples": SliceSet(drawn, names, numbers, split.symmetric, texture_values(drawn)),
         "real": SliceSet(real, split.subjects, real_numbers, split.symmetric, texture_values(real)),
     }
-    halvings = (
-        case.effort.halvings if floors is None else max(1, case.effort.halvings // 2)
-    )  # floors are of all of them
+    halvings = case.effort.halvings
+    if floors is not None:  # which are of all of them, and steadier than one score
+        halvings = max(1, halvings // 2)
     with Progress(2 * halvings, "realism", "comparison") as progress:
         found = realism(*sets.values(), case.seed, halvings, progress.update, floors, case.notes)
     if found:
