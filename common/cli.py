@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from common import ranks
 from common.errors import UserError, cannot_write
+from common.runtime import keep_freed_memory
 
 Settings = TypeVar("Settings")
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -91,6 +92,7 @@ def require(condition: bool, message: str) -> None:
 def run_main(main: Callable[[], None]) -> None:
     """Run a CLI: what the user got wrong gets one sentence and status 2, bugs keep their traceback."""
     program = os.path.basename(sys.argv[0])
+    keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8
     try:

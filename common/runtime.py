@@ -1,7 +1,9 @@
-"""The machine: device, precision, seeds, progress, versions."""
+"""The machine: device, precision, memory, seeds, progress, versions."""
 
+import ctypes
 import hashlib
 import math
+import os
 import platform
 import random
 import sys
@@ -16,6 +18,8 @@ from tqdm import tqdm
 from common.errors import UserError
 
 CPU_ACTIVATIONS = 2**30  # bytes that a stage's activations take on a CPU, about
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of glibc's mallopt, malloc.h
+SMALL, KEPT = 2**25, 2**28  # bytes: tensors that are made in memory freed before, and how much of it stays with the process
 ProgressFactory = Callable[[int, str, str], Any]  # (total, title, unit) -> context manager with update(count)
 
 
@@ -65,6 +69,17 @@ def at_a_time(on_cpu: int, device: torch.device) -> int:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a `--precision`; does nothing for float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc make tensors of up to 32 MiB in memory that others have left, instead of asking the system for zeroed pages each
+    time, which takes a third of the time of a small network's training. Does nothing where the user has set `MALLOC_*` or where
+    there is no glibc."""
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(MMAP_THRESHOLD, SMALL)
+    libc.mallopt(TRIM_THRESHOLD, KEPT)
 
 
 def seed_everything(*parts: int | str) -> None:

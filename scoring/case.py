@@ -35,7 +35,7 @@ class Effort:
     heads: int = 0
 
 
-FULL, QUICK = Effort(500, 4, 512, True), Effort(64, 1, 128)
+FULL, QUICK = Effort(500, 4, 256, True), Effort(64, 1, 128)
 
 
 @dataclass

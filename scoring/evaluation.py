@@ -56,14 +56,14 @@ from models.marginal import PositionalMarginal
 from reporting import figures, full_size, pictures, report
 from scoring.bits import code_bits, lossless_bits, marginal_bits, mean_bits, told_bits
 from scoring.case import COMPARED, Case
-from scoring.decoders import compare_decoders
+from scoring.decoders import compare_decoders, decode_split
 from scoring.drawn_heads import score_heads
 from scoring.levels import Coded, rate_distortion, second_level
 from scoring.memorisation import Audit, Slices, audit_copies
 from scoring.metrics import CodeUsage, fine_power
 from scoring.realism import FEWEST_SUBJECTS, realism
 from scoring.sets import SliceSet
-from scoring.slices import codes_summary, reconstruction_summary, slice_scores
+from scoring.slices import codes_summary, reconstruction_summary
 from scoring.texture import texture_summary, texture_values
 from sources.conditions import Condition
 
@@ -74,11 +74,12 @@ TO_TELL = 10  # real slices, and as many drawn ones, in the picture in which a p
 def evaluate_split(case: Case) -> dict[str, Any]:
     """All scores of the split, with their pictures; the keys are those of this module's docstring."""
     codes = case.split_codes
-    values = slice_scores(case.run.vqvae, case.split, codes, case.run.frame, case.name)
+    decoded = decode_split(case.run.vqvae, case.split, codes, case.run.frame, case.name)
+    values = dict(decoded.values)
     scores = reconstruction_summary(values, case.split.subjects) | codes_summary(first_level(codes), case.num_codes)
     if case.sharp is not None or isinstance(codes, Codes):
         about = (case.split, case.name, case.run.frame, case.seed)
-        scores["decoders"] = compare_decoders(decoders_of(case, codes), *about, {"faithful": values}, case.leave_out)
+        scores["decoders"] = compare_decoders(decoders_of(case, codes), *about, {"faithful": decoded}, case.leave_out)
     picture_reconstructions(case, codes, values["ssim_frame"])
     if case.run.prior is not None:
         scores |= score_prior(case, first_level(codes), values)

@@ -22,7 +22,7 @@ from scoring.bits import marginal_bits, mean_bits, told_bits, told_of_first
 from scoring.slices import codes_summary
 from utils import Run
 
-MOST_SCORED = 560  # slices, spread over the split, that the second level's prior is scored on, at most
+MOST_SCORED = 280  # slices, spread over the split, that the second level's prior is scored on, at most
 DISTORTION = ("ssim", "ssim_frame", "psnr", "mae", "sharpness")
 
 

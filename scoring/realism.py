@@ -34,10 +34,11 @@ PATCH, PATCHES, DIRECTIONS = 7, 64, 256  # side of a patch, patches a slice and 
 DIRECTIONS_AT_ONCE = 16  # whose projections are in memory together
 COARSEST = 16  # pixels of the shorter side at the last level of the pyramid, at least
 INTENSITIES = 2**16  # bins of the histograms that are compared
-PAIRS, FEWEST_PAIRS = 256, 4  # pairs of slices whose likeness says how varied a set is
+PAIRS, FEWEST_PAIRS = 128, 4  # pairs of slices whose likeness says how varied a set is
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fine to coarse
 FEWEST_SUBJECTS = 4  # that can be halved
 TEXTURE_HALVINGS = 64  # of the subjects, for the figures of where fine detail lies
+CLASSIFIED = 2  # halvings for classifiers, at most: every slice is tested in each, and most of the time goes into them
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def realism(
         samples: generated slices.
         real: held-out real slices of at least 4 subjects.
         seed: of halves, patches, projections, pairs and classifiers.
-        halvings: random halvings of the real subjects that the means are over; `TEXTURE_HALVINGS` for the figures of texture.
+        halvings: random halvings of the real subjects that the means are over; at most `CLASSIFIED` of them for classifiers,
+            `TEXTURE_HALVINGS` for the figures of texture.
         progress: called after each comparison with how many of `2 * halvings` it stands for.
         floors: from an earlier call with the same real slices and seed and with samples in groups of the same sizes,
             which are then not computed again.
@@ -147,7 +149,7 @@ def _distances_over_halves(
     mirror = find_mirror(real.images.mean(0))
 
     def compare(first: SliceSet, second: SliceSet, halving: int) -> dict[str, float]:
-        found = distances(first, second, mirror, seed + halving, untaken)
+        found = distances(first, second, mirror, seed + halving, untaken, halving < CLASSIFIED)
         if progress is not None:
             progress(2 // len(kinds))
         return found
@@ -171,11 +173,16 @@ def _texture_over_halves(
 
 
 def distances(
-    compared: SliceSet, reference: SliceSet, mirror: "Mirror", seed: int, untaken: dict[str, str]
+    compared: SliceSet,
+    reference: SliceSet,
+    mirror: "Mirror",
+    seed: int,
+    untaken: dict[str, str],
+    classified: bool = True,
 ) -> dict[str, float]:
     """The distances between two sets of equal size that they allow, all but texture's; names and units as in `realism`.
 
-    untaken: gets the reasons why others are not there, by name.
+    untaken: gets the reasons why others are not there, by name. classified: whether classifiers are trained.
     """
     generator = torch.Generator().manual_seed(seed)
     sets = images, others = compared.images, reference.images
@@ -187,8 +194,9 @@ def distances(
         "spectrum": lambda: float((mean_spectrum(images) - mean_spectrum(others)).abs().mean()),
         "area": lambda: wasserstein_distance(*((one > FOREGROUND).double().mean((1, 2)) for one in sets)),
         "symmetry": lambda: wasserstein_distance(*(asymmetry(one, mirror) for one in sets)),
-        "classifier": lambda: tell_apart(compared, reference, seed),
     }
+    if classified:
+        ways["classifier"] = lambda: tell_apart(compared, reference, seed)
     found: dict[str, float] = {}
     for name, way in ways.items():
         try:

@@ -1,5 +1,7 @@
 """Scores of reconstructions over all slices of a split."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,19 +33,28 @@ def mean_ssim(model: Codec, split: Split, codes: CodeMaps, frame: Frame) -> floa
 
 
 def slice_scores(
-    vqvae: Codec, split: Split, codes: CodeMaps, frame: Frame, title: str | None = None
+    vqvae: Codec,
+    split: Split,
+    codes: CodeMaps,
+    frame: Frame,
+    title: str | None = None,
+    look: Callable[[Tensor], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores of each slice's reconstruction, `[N]` float64 each.
 
     ssim, psnr (dB), mae (0..1): on whole slices; with _frame, on the content frame; with _foreground, over the pixels of the real
     slice that are brighter than background (`metrics.FOREGROUND`), SSIM by its map. power, decoded_power: between 1/4 and 1/2 of
     the sampling frequency, of the slice and of its reconstruction.
+
+    look: is shown all reconstructions in order, `[B, 1, H, W]` at a time.
     """
     parts: dict[str, list[Tensor]] = {}
     with Progress(len(split), f"score {title}", "slice", quiet=title is None) as progress:
         for images, decoded in reconstructions(vqvae, split, codes, frame):
             for name, values in _slice_scores(images, decoded, frame).items():
                 parts.setdefault(name, []).append(values.double())
+            if look is not None:
+                look(decoded)
             progress.update(len(images))
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 

@@ -55,9 +55,11 @@ OF_CODES, OF_PIXELS = ("bits", "bits_told"), ("residual", "surprise")  # maps th
 
 
 def coded(run: Run, scan: Split) -> dict[str, CodeMaps]:
-    """Code maps of a scan's slices as they are and, where a mirrored slice may stand for one, mirrored."""
+    """Code maps of a scan's slices as they are and, where a mirrored slice may stand for one, of the first level mirrored."""
     codes = {"as it is": encode_split(run.vqvae, scan, run.frame)}
-    return codes | ({"mirrored": encode_split(run.vqvae, scan, run.frame, mirror=True)} if scan.symmetric else {})
+    if scan.symmetric:
+        codes["mirrored"] = encode_split(first_of(run.vqvae), scan, run.frame, mirror=True)
+    return codes
 
 
 def maps_of(run: Run, scan: Split, codes: Mapping[str, CodeMaps]) -> dict[str, Tensor]:

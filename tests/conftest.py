@@ -13,6 +13,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from common.runtime import keep_freed_memory  # noqa: E402 - as every command does
+
+keep_freed_memory()
+
 LONG = ("pipeline", "run_folder", "ranks", "readme", "realism", "sources", "pixelcnn", "kill")  # the longest first
 
 
