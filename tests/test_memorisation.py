@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from scoring.memorisation import Slices, audit_copies
+from scoring.memorisation import Slices, audit_copies, euclidean
 
 SIDE = 20
 
@@ -41,3 +41,11 @@ def test_parts_that_say_where_they_start_may_come_in_any_order():
     for order in (parts, turned):
         audit = audit_copies(samples, HELD_OUT, order)
         assert [audit.samples[space].index.tolist() for space in ("pixels", "codes")] == [[0, 279, 298]] * 2
+
+
+def test_distances_by_products_are_distances():
+    first, second = torch.rand(5, 300), torch.rand(7, 300)
+    first[2] = second[4]
+    found = euclidean(first, second)
+    assert torch.allclose(found, torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist"), atol=0.02)
+    assert found[2, 4] < 0.02 and found[2, :4].min() > 3
