@@ -217,7 +217,7 @@ class _Search:
     """
 
     def __init__(self, slices: Tensor):
-        self.slices, self.seen = slices.flatten(1), 0
+        self.slices, self.seen = slices.flatten(1).float(), 0
         self.best = torch.full((len(slices),), float("inf"))
         self.index = torch.zeros(len(slices), dtype=torch.int64)
 
@@ -225,9 +225,10 @@ class _Search:
         """Compare with the next `[M, ...]` training slices. start: index of the first; None: behind the last ones."""
         self.seen = self.seen if start is None else start
         for part in train.flatten(1).split(CHUNK):
+            part = part.float()
             for first in range(0, len(self.slices), CHUNK):
                 some = slice(first, first + CHUNK)
-                value, place = self.distance(self.slices[some].float(), part.float()).min(1)
+                value, place = self.distance(self.slices[some], part).min(1)
                 nearer = value < self.best[some]
                 self.best[some] = value.where(nearer, self.best[some])
                 self.index[some] = (place + self.seen).where(nearer, self.index[some])
