@@ -59,9 +59,9 @@ def compare_decoders(
     ssim, ssim_frame, psnr, mae, sharpness: as for the split. swd_0, swd_1, ...: sliced Wasserstein distance to the slices
     themselves, fine to coarse, times 1000. classifier_auc, patch_auc: of small networks that tell reconstructions from slices on
     subjects that they have not seen, by whole slices and by small patches, 0.5 (cannot) to 1. codes_kept: share of the first
-    level's codes that stay the same when the reconstruction is encoded again. histogram: how far foreground intensities are from
-    the slices', in gray levels of 255. texture_kurtosis, edge_to_smooth, tissue_noise: where fine detail lies,
-    `texture.texture_summary`.
+    level's codes that stay the same when the reconstruction is encoded again, of at most `ENCODED` slices. histogram: how far
+    foreground intensities are from the slices', in gray levels of 255. texture_kurtosis, edge_to_smooth, tissue_noise: where
+    fine detail lies, `texture.texture_summary`.
 
     Args:
         decoders: by name, such as "faithful", "sharp", or "first" for the first of two levels alone: what paints, and the codes
@@ -89,9 +89,7 @@ def codes_kept(model: Codec, codes: Tensor, images: Tensor, frame: Frame) -> flo
     return float((torch.cat(again) == codes[some]).double().mean())
 
 
-def likeness_to_slices(
-    images: Tensor, real: SliceSet, seed: int, leave_out: Callable[[str], None]
-) -> dict[str, float]:
+def likeness_to_slices(images: Tensor, real: SliceSet, seed: int, leave_out: Callable[[str], None]) -> dict[str, float]:
     """How like the real slices a decoder's reconstructions of them `[S, H, W]` are as a set; keys as in `compare_decoders`."""
     compared, scores = replace(real, images=images, texture=None), {}
     ways: dict[str, Callable[[], float | list[float] | dict[str, float]]] = {

@@ -265,7 +265,7 @@ def score_realism(
     }
     halvings = case.effort.halvings
     if floors is not None:  # which are of all of them, and steadier than one score
-        halvings = max(1, halvings // 4)
+        halvings = max(1, halvings // 2)
     with Progress(2 * halvings, "realism", "comparison") as progress:
         found = realism(*sets.values(), case.seed, halvings, progress.update, floors, case.notes)
     if found:

@@ -13,9 +13,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common.runtime import keep_freed_memory  # noqa: E402 - as every command does
+from common.runtime import keep_freed_memory
 
-keep_freed_memory()
+keep_freed_memory()  # as every command does
 
 LONG = ("pipeline", "run_folder", "ranks", "readme", "realism", "sources", "pixelcnn", "kill")  # the longest first
 

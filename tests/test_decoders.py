@@ -57,7 +57,8 @@ from common.runtime import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 class Info(ctypes.Structure):  # mallinfo2, malloc.h: hblks is the number of regions asked of the system, one a block
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keep".split()]
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 info = ctypes.CDLL(None).mallinfo2
 info.restype = Info
 before = info().hblks

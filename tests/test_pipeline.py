@@ -120,7 +120,9 @@ def trained(tmp_path_factory):
     for split, subjects in (("train", range(4)), ("validate", range(4, 6)), ("test", range(6, 8))):
         draw_slices(root / "slices", split, subjects)
     places = ["--data", str(root / "slices"), "--out", str(root / "run"), "--cache", str(root / "cache")]
-    with plt.rc_context({"figure.dpi": 30}), redirect_stdout(io.StringIO()) as printed:
+    context = pytest.MonkeyPatch.context(), plt.rc_context({"figure.dpi": 30}), redirect_stdout(io.StringIO())
+    with context[0] as patch, context[1], context[2] as printed:
+        with_small_networks(patch.setattr)
         run_main(lambda: train.main([*SMALL, *places]))
     return root / "run", root / "slices", printed.getvalue()
 
