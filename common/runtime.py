@@ -19,10 +19,7 @@ from common.errors import UserError
 
 CPU_ACTIVATIONS = 2**30  # bytes that a stage's activations take on a CPU, about
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of glibc's mallopt, malloc.h
-SMALL, KEPT = (
-    2**25,
-    2**28,
-)  # bytes: tensors that are made in memory freed before, and how much of it stays with the process
+SMALL, KEPT = 2**25, 2**28  # bytes: of tensors made in memory that others left, and of such memory that is kept
 ProgressFactory = Callable[[int, str, str], Any]  # (total, title, unit) -> context manager with update(count)
 
 

@@ -11,9 +11,7 @@ from models.codes import CodeMaps, as_taken, each_level
 from models.detail import Codec
 from vqvae import VectorQuantizer
 
-BATCH = (
-    16  # slices at a time, whose activations stay in cache; fixed, so that a score can be reproduced to the last digit
-)
+BATCH = 16  # slices at a time: they stay in cache; fixed, so that a score can be reproduced to the last digit
 
 
 def encode(model: Codec, images: Tensor, frame: Frame) -> CodeMaps:

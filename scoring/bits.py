@@ -15,9 +15,7 @@ from models.neighbours import told_below
 from pixelcnn import GatedPixelCNN
 from scoring.metrics import code_lengths
 
-BATCH = (
-    16  # maps at a time, whose activations stay in cache; fixed, so that a score can be reproduced to the last digit
-)
+BATCH = 16  # maps at a time: they stay in cache; fixed, so that a score can be reproduced to the last digit
 MARGINAL_PART = 1024  # code maps at a time
 
 
