@@ -64,8 +64,7 @@ def realism(
         samples: generated slices.
         real: held-out real slices of at least 4 subjects.
         seed: of halves, patches, projections, pairs and classifiers.
-        halvings: random halvings of the real subjects that the means are over; at most `CLASSIFIED` of them for classifiers,
-            `TEXTURE_HALVINGS` for the figures of texture.
+        halvings: of the real subjects, that means are over; at most `CLASSIFIED` for classifiers, `TEXTURE_HALVINGS` for texture.
         progress: called after each comparison with how many of `2 * halvings` it stands for.
         floors: from an earlier call with the same real slices and seed and with samples in groups of the same sizes,
             which are then not computed again.
